@@ -1,0 +1,92 @@
+// One call of a verb: its inputs, its outputs and the places of its scratch memory.
+#pragma once
+
+#include "network.h"
+
+namespace fastmaml {
+
+// T tasks' samples as the user gave them: x [T, n, inputs], y, weights [T, n] or null.
+template <class T>
+struct Samples {
+  const T* x = nullptr;
+  const T* values = nullptr;              // [T, n, outputs], for mse
+  const std::int64_t* labels = nullptr;   // [T, n], for cross-entropy
+  const T* weights = nullptr;
+  Index n = 0;
+};
+
+enum class Problem : int { none = 0, label_out_of_range, no_weight };
+
+struct Status {
+  Problem problem = Problem::none;
+  bool query = false;
+  Index task = 0, sample = 0;
+  std::int64_t value = 0;
+};
+
+// Places in one thread's workspace.
+template <class T>
+struct Workspace {
+  Index thetas = 0;  // theta_1 ... theta_K, each [packed]
+  Index transposed = 0, direction = 0, direction_transposed = 0;
+  Index states = 0, slots = 0;  // `slots` support states: one, or one a step
+  Index query_state = 0, tangent_state = 0;
+  Index data[2] = {0, 0}, weights[2] = {0, 0}, values[2] = {0, 0}, labels[2] = {0, 0};
+  Index gram_products = 0, gram_initial = 0, gram_tangent = 0, gram_stride = 0;
+  Index size = 0;
+};
+
+template <class T>
+struct Call {
+  Network network;
+  Shape<T> shape;
+  Workspace<T> space;
+  Index tasks = 0;
+  Samples<T> sets[2];  // support, query
+  bool second_order = true;
+
+  const T* parameters = nullptr;  // as the user gave them [P], or [tasks, P]
+  bool shared = true;             // [P]: packed once for all tasks
+  const T* vectors = nullptr;     // [tasks, P]
+
+  T *theta = nullptr, *theta_transposed = nullptr;  // packed, where shared
+  T* inner_lr = nullptr;                            // packed
+  T* gram_weights = nullptr;                        // [out, padded(in + 1)], bias as a column
+  T gram_lr[2] = {0, 0};                            // of the weight and of the bias
+  T* gram_data = nullptr;                           // [tasks, support + query, padded(in + 1)]
+  T* gram_adjoints = nullptr;                       // [tasks, support + query, padded(out)]
+  T* adjoints = nullptr;                            // lambda [tasks, packed]
+  T* inner_lr_adjoints = nullptr;                   // [tasks, packed], or null
+  T *total = nullptr, *inner_lr_total = nullptr;    // sums over tasks [packed]
+  T* gram_total = nullptr;                          // [out, padded(in + 1)]
+
+  T* fast = nullptr;            // [tasks, P]
+  T* support_losses = nullptr;  // [tasks, K]
+  T* query_losses = nullptr;    // [tasks]
+  T* outputs = nullptr;         // [tasks, n, outputs]
+  T* products = nullptr;        // [tasks, P]
+};
+
+constexpr Index kReducePiece = 2048;  // packed elements summed by one job
+constexpr Index kGramPiece = 16;      // rows of the Gram layer's gradient made by one job
+
+// What every instruction set provides. A workspace belongs to one thread and is prepared once a call.
+template <class T>
+struct Kernels {
+  void (*prepare)(const Call<T>&, T* workspace);
+  void (*transpose)(const Call<T>&);
+  Status (*meta_gradient)(const Call<T>&, T* workspace, Index task);
+  Status (*adapt)(const Call<T>&, T* workspace, Index task);
+  Status (*predict)(const Call<T>&, T* workspace, Index task);
+  Status (*hvp)(const Call<T>&, T* workspace, Index task);
+  void (*reduce)(const Call<T>&, Index piece);
+  void (*reduce_gram)(const Call<T>&, Index piece);
+};
+
+struct Isa {
+  const char* name;
+  const Kernels<float>* single;
+  const Kernels<double>* twofold;
+};
+
+}  // namespace fastmaml

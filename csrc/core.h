@@ -1,0 +1,52 @@
+// The four verbs on a whole meta-batch: memory, threads, and the sum over tasks.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "call.h"
+
+namespace fastmaml {
+
+// What a network is to the core, and what a call needs beside its samples.
+struct Model {
+  std::vector<Layer> layers;
+  Loss loss = Loss::mse;
+  Index num_parameters = 0;
+};
+
+template <class T>
+struct Request {
+  Samples<T> support, query;
+  Index tasks = 0, steps = 0;
+  int threads = 1;
+  bool second_order = true;
+  const T* parameters = nullptr;  // [P], or [tasks, P] where not shared
+  bool shared = true;
+  const T* inner_lr = nullptr;    // [P]
+  bool uniform_inner_lr = false;  // one value per parameter tensor: the Gram form may be used
+  const T* vectors = nullptr;     // [tasks, P], for hvp
+};
+
+// Outputs are written by the caller's pointers; null where not wanted.
+template <class T>
+struct MetaGradientOutputs {
+  T* query_losses;       // [tasks]
+  T* gradient;           // [P], of the mean query loss
+  T* inner_lr_gradient;  // [P] or null
+  T* query_outputs;      // [tasks, M, outputs] or null
+};
+
+template <class T>
+Status meta_gradient(const Model&, const Request<T>&, const MetaGradientOutputs<T>&);
+template <class T>
+Status adapt(const Model&, const Request<T>&, T* fast, T* support_losses);
+template <class T>
+Status predict(const Model&, const Request<T>&, T* outputs);
+template <class T>
+Status hvp(const Model&, const Request<T>&, T* products);
+
+// Tests fill scratch memory with NaN before every call, so that nothing unwritten is ever read.
+void set_poison(bool on);
+
+}  // namespace fastmaml

@@ -1,0 +1,83 @@
+// A straight-line network, its packed parameter layout, and the sizes of everything a task needs.
+// Plain structures without inline functions of external linkage: files of every instruction set share them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastmaml {
+
+using Index = std::ptrdiff_t;
+
+// Every row is padded with zeros to a multiple of this, so that kernels have no ragged ends.
+constexpr Index kPadBytes = 32;
+constexpr Index kAlignBytes = 64;
+
+template <class T>
+static constexpr Index padded(Index width) {
+  constexpr Index unit = kPadBytes / static_cast<Index>(sizeof(T));
+  return (width + unit - 1) / unit * unit;
+}
+
+template <class T>
+static constexpr Index aligned(Index count) {
+  constexpr Index unit = kAlignBytes / static_cast<Index>(sizeof(T));
+  return (count + unit - 1) / unit * unit;
+}
+
+enum class Kind : int { linear = 0, batch_norm = 1, tanh = 2, relu = 3 };
+enum class Loss : int { mse = 0, cross_entropy = 1 };
+
+// How the weights of a linear layer are laid out in a packed parameter vector.
+//   outputs_in_lanes: [in (+1), padded(out)], the bias as one more row, which a column of ones multiplies
+//   inputs_in_lanes:  [out, padded(in + 1)], the bias as one more column
+//   gram:             the layer's weights are never copied per task (see gram.h)
+enum class Layout : int { outputs_in_lanes, inputs_in_lanes, gram };
+
+struct Layer {
+  Kind kind = Kind::linear;
+  Index in = 0, out = 0;
+  Index weight = -1, bias = -1;  // places in the user's flat parameter vector [P]; -1: none
+  double eps = 0;
+  bool relu = false;        // a ReLU follows, fused into this layer
+  bool input_relu = false;  // the input came out of a fused ReLU: its gradient is gated by input > 0
+  Layout layout = Layout::outputs_in_lanes;
+};
+
+// Sizes are in elements of T. A "row" is one sample.
+template <class T>
+struct LayerPlace {
+  Index weight = 0, scale = 0, shift = 0;  // places in the packed vector
+  Index packed_rows = 0, packed_width = 0; // of a linear layer's weights
+  Index transposed = 0;                    // place of the transposed weights [out, padded(in)]
+  bool has_transposed = false;
+  Index input = 0, delta = 0;              // places in a state: input [n, width], its adjoint [n, width]
+  Index normalised = 0, statistics = 0;    // batch norm: x-hat [n, width], and rows of [width]
+  Index input_width = 0, output_width = 0; // row strides
+};
+
+// batch norm keeps these rows of [width] beside x-hat
+enum Statistic : Index { kRstd = 0, kMeanDelta, kMeanDeltaX, kRstdTangent, kNumStatistics };
+
+struct Network {
+  const Layer* layers = nullptr;
+  Index depth = 0;
+  Loss loss = Loss::mse;
+  Index num_parameters = 0;
+  Index inputs = 0, outputs = 0;
+};
+
+// Everything that depends on the shapes of one call.
+template <class T>
+struct Shape {
+  Index support = 0, query = 0, rows = 0;  // samples per task; rows = max of both
+  Index steps = 0;
+  const LayerPlace<T>* places = nullptr;
+  Index packed = 0;      // length of a packed parameter vector
+  Index transposed = 0;  // length of the transposed copies
+  Index state = 0;       // length of the activations and adjoints of one sample set
+  Index output = 0, output_delta = 0, probabilities = 0, output_width = 0;
+  bool gram = false;
+};
+
+}  // namespace fastmaml

@@ -1,0 +1,12 @@
+// A small pool of threads. Jobs are handed out one by one; which thread takes which must not matter.
+#pragma once
+
+#include <functional>
+
+namespace fastmaml {
+
+// Runs job(thread, index) for every index in [0, count) on at most `threads` threads, the caller's included.
+// A call from a second thread while the pool is busy runs on that thread alone.
+void parallel_for(int threads, long count, const std::function<void(int, long)>& job);
+
+}  // namespace fastmaml

@@ -1,0 +1,59 @@
+// Scratch memory that is kept between calls: fresh pages would cost more than a small meta-step.
+#pragma once
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace fastmaml {
+
+class Scratch {
+ public:
+  explicit Scratch(std::size_t bytes) : block_(take(bytes)) {}
+  ~Scratch() { give(block_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* data() const { return block_.data; }
+
+ private:
+  struct Block {
+    void* data;
+    std::size_t bytes;
+  };
+  static constexpr std::size_t kKeepAtMost = std::size_t{256} << 20;
+
+  static std::mutex& mutex() {
+    static std::mutex instance;
+    return instance;
+  }
+  static std::vector<Block>& kept() {
+    static std::vector<Block> blocks;
+    return blocks;
+  }
+
+  static Block take(std::size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex());
+    std::vector<Block>& blocks = kept();
+    while (!blocks.empty()) {
+      const Block block = blocks.back();
+      blocks.pop_back();
+      if (block.bytes >= bytes) return block;
+      std::free(block.data);
+    }
+    const std::size_t size = (bytes + 4095) / 4096 * 4096;
+    void* data = std::aligned_alloc(4096, size ? size : 4096);
+    if (!data) throw std::bad_alloc();
+    return {data, size};
+  }
+
+  static void give(Block block) {
+    std::lock_guard<std::mutex> lock(mutex());
+    if (block.bytes > kKeepAtMost || kept().size() >= 4) return std::free(block.data);
+    kept().push_back(block);
+  }
+
+  Block block_;
+};
+
+}  // namespace fastmaml

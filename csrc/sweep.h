@@ -1,0 +1,72 @@
+// One network on one sample set of one task: where each layer's rows lie. docs/mathematics.md has the notation.
+#pragma once
+
+#include "matmul.h"
+
+namespace fastmaml::FASTMAML_ISA {
+namespace {
+
+// Where a gradient goes. base: out = base - by * gradient (by = nullptr: 1); no base: out = gradient.
+template <class T>
+struct Destination {
+  T* out;
+  const T* base = nullptr;
+  const T* by = nullptr;
+};
+
+// The first layer through Gram matrices (gram.h); null where its weights are copied like any other's.
+template <class T>
+struct GramRows {
+  const T* initial;      // X W_0 + b_0          [n, padded(out)]
+  const T* products;     // -lr (X X_s^T + 1)    [n, stride]
+  const T* tangent_base; // the query set's part of the tangent  [N, padded(out)]
+  Index stride, supports;  // support samples = coefficient rows
+};
+
+template <class T>
+struct Sweep {
+  const Network& network;
+  const Shape<T>& shape;
+  Index n;
+  const T* theta;       // packed parameters
+  const T* transposed;  // their transposed copies
+  T* state;
+  T* data;  // the first layer's input [n, width]
+  const GramRows<T>* gram = nullptr;
+
+  Index depth() const { return network.depth; }
+  const Layer& layer(Index l) const { return network.layers[l]; }
+  const LayerPlace<T>& place(Index l) const { return shape.places[l]; }
+  T* input(Index l) const { return l == 0 ? data : state + place(l).input; }
+  T* delta(Index l) const { return state + place(l).delta; }
+  T* output(Index l) const { return l + 1 < depth() ? input(l + 1) : state + shape.output; }
+  T* output_delta(Index l) const { return l + 1 < depth() ? delta(l + 1) : state + shape.output_delta; }
+};
+
+// A column of ones beside a linear layer's input multiplies the bias. Vector stores of a ragged width wipe it.
+template <class T>
+inline void write_ones(const Sweep<T>& s, Index l, bool always) {
+  if (l >= s.depth()) return;
+  const Layer& layer = s.layer(l);
+  if (layer.kind != Kind::linear || layer.bias < 0) return;
+  if (!always && layer.in == padded<T>(layer.in)) return;
+  T* column = s.input(l) + layer.in;
+  for (Index r = 0; r < s.n; ++r) column[r * s.place(l).input_width] = T(1);
+}
+
+template <class T>
+inline void zero(T* at, Index count) {
+  for (Index i = 0; i < count; ++i) at[i] = T(0);
+}
+
+// Once per workspace: padding is zero and the ones stand; after that every pass keeps it so.
+template <class T>
+void prepare_state(const Network& network, const Shape<T>& shape, T* state, bool tangent) {
+  zero(state, shape.state);
+  if (tangent) return;
+  const Sweep<T> s{network, shape, shape.rows, nullptr, nullptr, state, nullptr};
+  for (Index l = 1; l < s.depth(); ++l) write_ones(s, l, true);
+}
+
+}  // namespace
+}  // namespace fastmaml::FASTMAML_ISA

@@ -1,0 +1,88 @@
+"""What an engine does: four verbs, all batched over tasks, and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastmaml.batch import Samples, TaskBatch
+from fastmaml.gradients import GradientRule
+from fastmaml.plan import InnerLr, Plan
+
+
+@dataclass(frozen=True, eq=False)
+class MetaGradient:
+    """What `Engine.meta_gradient` gives.
+
+    Args:
+        query_losses: [T].
+        gradient: [P], of the mean query loss over tasks; zero where a parameter is not meta-learned.
+        inner_lr_gradient: [P], of the same with respect to InnerLr.values; None unless that is learned.
+        query_outputs: [T, M, ...]; rows of padding (weight 0) hold no meaning.
+    """
+
+    query_losses: Tensor
+    gradient: Tensor
+    inner_lr_gradient: Tensor | None
+    query_outputs: Tensor
+
+
+class Engine(ABC):
+    """Executes a Plan on tasks. Results are fresh tensors that no autograd graph knows."""
+
+    name: ClassVar[str]
+    #: whether it runs Plan.layers only, rather than calling Plan.module
+    needs_layers: ClassVar[bool] = True
+    #: whether it checks class labels itself, so that no one needs to look at them before
+    checks_labels: ClassVar[bool] = False
+
+    @abstractmethod
+    def refusal(
+        self,
+        plan: Plan,
+        rule: GradientRule | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        inner_lr: InnerLr | None = None,
+    ) -> str | None:
+        """Why this engine cannot run the plan, naming the layer or argument; None if it can. None = not asked."""
+
+    def data_refusal(self, plan: Plan, samples: Samples) -> str | None:
+        """Why this engine cannot run the plan on these samples, where that depends on their numbers."""
+        return None
+
+    @abstractmethod
+    def adapt(
+        self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Takes `steps` ≥ 0 inner steps.
+
+        Args:
+            parameters: [P], where all tasks start, or [T, P].
+        Returns:
+            fast parameters [T, P]; support losses [T, steps], each taken before its step.
+        """
+
+    @abstractmethod
+    def meta_gradient(
+        self,
+        plan: Plan,
+        parameters: Tensor,
+        inner_lr: InnerLr,
+        batch: TaskBatch,
+        steps: int,
+        rule: GradientRule,
+    ) -> MetaGradient:
+        """The gradient of the mean query loss after `steps` ≥ 1 inner steps from parameters [P]."""
+
+    @abstractmethod
+    def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
+        """Outputs [T, M, ...] of fast parameters [T, P] on inputs x [T, M, ...]."""
+
+    @abstractmethod
+    def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
+        """Hessian of each task's support loss at fast [T, P], times vectors [T, P]: [T, P]."""

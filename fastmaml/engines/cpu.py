@@ -1,0 +1,173 @@
+"""The C++ core (csrc) as an engine. Python checks shapes; the core sees addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from fastmaml import _core
+from fastmaml.batch import Samples, TaskBatch
+from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
+from fastmaml.plan import BatchNormLayer, FlattenLayer, InnerLr, LinearLayer, Plan, TanhLayer
+
+_SUFFIXES = {torch.float32: "float32", torch.float64: "float64"}
+_models: WeakKeyDictionary[Plan, _core.Model] = WeakKeyDictionary()
+
+
+class CpuEngine(Engine):
+    """The whole batched inner loop in one call of the compiled core: float32 and float64, any number of threads.
+
+    Results are bitwise the same for any `torch.set_num_threads`. Memory grows with K by parameter copies of the
+    tasks in flight only.
+    """
+
+    name = "cpu"
+    needs_layers = True
+    checks_labels = True
+
+    def refusal(
+        self,
+        plan: Plan,
+        rule: GradientRule | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        inner_lr: InnerLr | None = None,
+    ) -> str | None:
+        if device is not None and device.type != "cpu":
+            return f"it runs on CPUs, and the parameters are on {device}"
+        if dtype is not None and dtype not in _SUFFIXES:
+            return f"it computes in float32 and float64, and the parameters are {dtype}"
+        if plan.layers is None:
+            return plan.obstacle
+        if plan.loss_name is None:
+            return "it knows the losses 'mse' and 'cross_entropy', not callables"
+        if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
+            return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
+        if plan.num_inputs is None:
+            return "the network has no layer with parameters"
+        return None
+
+    def adapt(
+        self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        parameters = _plain(parameters, parameters.dtype)
+        tasks = support.x.shape[0]
+        fast = parameters.new_empty(tasks, plan.num_parameters)
+        losses = parameters.new_empty(tasks, steps)
+        rates, kept = _plain(inner_lr.values, parameters.dtype), _Samples(plan, support, parameters.dtype)
+        call = _verb(plan, "adapt", parameters.dtype)
+        problem = call(
+            parameters.data_ptr(), parameters.dim() == 1, rates.data_ptr(), kept.addresses, tasks, steps,
+            torch.get_num_threads(), fast.data_ptr(), losses.data_ptr(),
+        )  # fmt: skip
+        _raise(problem, plan)
+        return fast, losses
+
+    def meta_gradient(
+        self,
+        plan: Plan,
+        parameters: Tensor,
+        inner_lr: InnerLr,
+        batch: TaskBatch,
+        steps: int,
+        rule: GradientRule,
+    ) -> MetaGradient:
+        dtype = parameters.dtype
+        parameters = _plain(parameters, dtype)
+        tasks, queries = batch.query.x.shape[:2]
+        losses, gradient = parameters.new_empty(tasks), torch.empty_like(parameters)
+        outputs = parameters.new_empty(tasks, queries, plan.num_outputs or 0)
+        learned = torch.empty_like(parameters) if inner_lr.learned else None
+        support, query = _Samples(plan, batch.support, dtype), _Samples(plan, batch.query, dtype)
+        rates = _plain(inner_lr.values, dtype)
+        problem = _verb(plan, "meta_gradient", dtype)(
+            parameters.data_ptr(), rates.data_ptr(), inner_lr.uniform, support.addresses, query.addresses, tasks,
+            steps, rule.through_steps, torch.get_num_threads(), losses.data_ptr(), gradient.data_ptr(),
+            0 if learned is None else learned.data_ptr(), outputs.data_ptr(),
+        )  # fmt: skip
+        if problem is not None:
+            _raise(problem, plan)
+        return MetaGradient(losses, plan.only_meta_learned(gradient), learned, outputs)
+
+    def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
+        fast, x = _plain(fast, fast.dtype), _plain(x, fast.dtype)
+        tasks, n = x.shape[:2]
+        outputs = fast.new_empty(tasks, n, plan.num_outputs or 0)
+        call = _verb(plan, "predict", fast.dtype)
+        _raise(call(fast.data_ptr(), x.data_ptr(), tasks, n, torch.get_num_threads(), outputs.data_ptr()), plan)
+        return outputs
+
+    def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
+        fast, vectors = _plain(fast, fast.dtype), _plain(vectors, fast.dtype)
+        products = torch.empty_like(fast)
+        kept = _Samples(plan, support, fast.dtype)
+        problem = _verb(plan, "hvp", fast.dtype)(
+            fast.data_ptr(), kept.addresses, vectors.data_ptr(), fast.shape[0], torch.get_num_threads(),
+            products.data_ptr(),
+        )  # fmt: skip
+        _raise(problem, plan)
+        return products
+
+
+class _Samples:
+    """Samples as the core takes them; holds on to whatever had to be copied."""
+
+    __slots__ = ("addresses", "tensors")
+
+    def __init__(self, plan: Plan, samples: Samples, dtype: torch.dtype) -> None:
+        x, weights = _plain(samples.x, dtype), samples.weights
+        y = _plain(samples.y, dtype if plan.loss_name == "mse" else torch.int64)
+        weights = None if weights is None else _plain(weights, dtype)
+        self.tensors = (x, y, weights)
+        self.addresses = (x.data_ptr(), y.data_ptr(), 0 if weights is None else weights.data_ptr(), x.shape[1])
+
+
+def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+def _verb(plan: Plan, verb: str, dtype: torch.dtype) -> Any:
+    model = _models.get(plan)
+    if model is None:
+        model = _models[plan] = _model(plan)
+    return getattr(model, f"{verb}_{_SUFFIXES[dtype]}")
+
+
+def _model(plan: Plan) -> _core.Model:
+    """The plan's layers as (kind, in, out, weight offset, bias offset, eps)."""
+    width = plan.num_inputs or 0
+    offsets = {None: -1} | {index: slot.offset for index, slot in enumerate(plan.slots)}
+    layers = []
+    for layer in plan.layers or ():
+        if isinstance(layer, FlattenLayer):
+            continue
+        if isinstance(layer, LinearLayer):
+            places = offsets[layer.weight], offsets[layer.bias]
+            layers.append(("linear", layer.in_features, layer.out_features, *places, 0.0))
+            width = layer.out_features
+        elif isinstance(layer, BatchNormLayer):
+            places = offsets[layer.weight], offsets[layer.bias]
+            layers.append(("batch_norm", width, width, *places, layer.eps))
+        else:
+            layers.append(("tanh" if isinstance(layer, TanhLayer) else "relu", width, width, -1, -1, 0.0))
+    return _core.Model(layers, plan.loss_name, plan.num_parameters)
+
+
+def _raise(problem: tuple[str, str, int, int, int] | None, plan: Plan) -> None:
+    if problem is None:
+        return
+    what, set_name, task, sample, value = problem
+    if what == "no_weight":
+        raise ValueError(
+            f"{set_name}.weights: all weights of task {task} are zero; every task needs a sample of positive weight"
+        )
+    raise ValueError(
+        f"{set_name}.y: label {value} of task {task}, sample {sample} is out of range; the network has "
+        f"{plan.num_outputs} outputs, so allowed are 0 to {(plan.num_outputs or 0) - 1}"
+    )

@@ -1,0 +1,274 @@
+"""nn.Module -> the straight line of layers that it is, or the reason why it is none."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from fastmaml.layers import BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
+
+ACCEPTED = "a straight line of Linear, BatchNorm1d, ReLU, Tanh and Flatten"
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_LEAVES = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, *_DROPOUTS)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+_TANH = (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
+_FLATTEN = (torch.flatten, "flatten")
+_RESHAPE = (torch.reshape, "reshape", "view")
+
+
+class Obstacle(Exception):
+    """Why a module is no straight line of layers, in words that name the layer."""
+
+
+def trace(module: nn.Module, slots: Mapping[int, int]) -> tuple[Layer, ...]:
+    """The layers of `module` in its present mode.
+
+    Args:
+        module: the network.
+        slots: id(parameter) -> its slot.
+    Raises:
+        Obstacle: where the module is anything else than `ACCEPTED`.
+    """
+    _check_parameters(module)
+    _check_hooks(module)
+    line = _Line(slots)
+    if type(module) in _LEAVES:
+        line.call(module, "model")
+    else:
+        _walk(module, line)
+    return line.finish(module)
+
+
+def _check_parameters(module: nn.Module) -> None:
+    seen: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first = seen.setdefault(id(parameter), name)
+        if first != name:
+            raise Obstacle(f"parameter '{name}' is shared with '{first}'; each parameter may have one place only")
+    dtypes = {parameter.dtype: name for name, parameter in module.named_parameters()}
+    if len(dtypes) > 1:
+        raise Obstacle(f"parameters differ in dtype ({_listed(dtypes)}); all must have one: call .float() or .double()")
+
+
+def _listed(dtypes: Mapping[torch.dtype, str]) -> str:
+    return ", ".join(f"'{name}' is {dtype}" for dtype, name in dtypes.items())
+
+
+def _check_hooks(module: nn.Module) -> None:
+    for name, child in module.named_modules():
+        if parametrize.is_parametrized(child):
+            raise Obstacle(f"layer '{name}' has a parametrization; remove it (remove_parametrizations)")
+        if any(getattr(child, hooks, None) for hooks in _HOOKS):
+            raise Obstacle(f"layer '{name}' ({type(child).__name__}) has hooks, which only Python can run; remove them")
+
+
+def _walk(module: nn.Module, line: _Line) -> None:
+    try:
+        graph = fx.Tracer().trace(module)
+    except Exception as error:  # tracing runs the user's forward, which may raise anything
+        reason = str(error).split("\n", 1)[0]
+        raise Obstacle(f"torch.fx cannot trace {type(module).__name__} ({reason}); accepted is {ACCEPTED}") from error
+    modules = dict(module.named_modules())
+    walker = _Walker(line, modules)
+    for node in graph.nodes:
+        walker.visit(node)
+
+
+class _Line:
+    """The layers so far, and how many features leave the last one (None: as many as the input has)."""
+
+    def __init__(self, slots: Mapping[int, int]) -> None:
+        self.slots = slots
+        self.layers: list[Layer] = []
+        self.flatten: FlattenLayer | None = None
+        self.features: int | None = None
+        self.called: set[int] = set()
+
+    def call(self, module: nn.Module, name: str) -> None:
+        handler = _HANDLERS.get(type(module))
+        if handler is None:
+            raise Obstacle(f"layer '{name}' ({type(module).__name__}) is not known; accepted is {ACCEPTED}")
+        handler(self, module, name)
+
+    def slot(self, parameter: Any, name: str) -> int | None:
+        if parameter is None:
+            return None
+        if id(parameter) not in self.slots:
+            raise Obstacle(f"layer '{name}' computes with a tensor that is not one of the model's parameters")
+        return self.slots[id(parameter)]
+
+    def parametric(self, module: nn.Module, name: str, features: int) -> None:
+        if id(module) in self.called:
+            raise Obstacle(f"layer '{name}' is called twice; each layer with parameters may be called once")
+        if features < 1 or self.features not in (None, features):
+            raise Obstacle(f"layer '{name}' takes {features} features, but {self.features} reach it")
+        self.called.add(id(module))
+
+    def flattened(self, name: str, features: int | None = None) -> None:
+        """Flattening commutes with what may stand before the first Linear, and after it does nothing."""
+        if self.features is None:
+            self.flatten, self.features = self.flatten or FlattenLayer(name), features
+        elif features not in (None, self.features):
+            raise Obstacle(f"'{name}' regroups {self.features} features into rows of {features}")
+
+    def finish(self, module: nn.Module) -> tuple[Layer, ...]:
+        used = {slot for layer in self.layers for slot in (getattr(layer, "weight", None), getattr(layer, "bias", None))}
+        for name, parameter in module.named_parameters():
+            if self.slots[id(parameter)] not in used:
+                raise Obstacle(f"parameter '{name}' has no part in the forward pass; remove it")
+        return (*([self.flatten] if self.flatten else []), *self.layers)
+
+
+def _linear(line: _Line, module: Any, name: str) -> None:
+    line.parametric(module, name, module.in_features)
+    weight = line.slot(module.weight, name)
+    if weight is None:
+        raise Obstacle(f"layer '{name}' (Linear) has no weight")
+    bias = line.slot(module.bias, name)
+    line.layers.append(LinearLayer(name, module.in_features, module.out_features, weight, bias))
+    line.features = module.out_features
+
+
+def _batch_norm(line: _Line, module: Any, name: str) -> None:
+    line.parametric(module, name, module.num_features)
+    if not module.training and (module.running_mean is not None or module.running_var is not None):
+        raise Obstacle(
+            f"layer '{name}' (BatchNorm1d) is in eval mode with running statistics, and only statistics of the batch "
+            "at hand are accepted: make it with track_running_stats=False, or call .train()"
+        )
+    weight, bias = line.slot(module.weight, name), line.slot(module.bias, name)
+    line.layers.append(BatchNormLayer(name, module.num_features, float(module.eps), weight, bias))
+    line.features = module.num_features
+
+
+def _flatten(line: _Line, module: Any, name: str) -> None:
+    _flatten_dims(line, name, module.start_dim, module.end_dim)
+
+
+def _flatten_dims(line: _Line, name: str, start_dim: int = 0, end_dim: int = -1) -> None:
+    if start_dim != 1 or end_dim != -1:
+        raise Obstacle(f"'{name}' flattens dimensions {start_dim} to {end_dim}; accepted is 1 to -1")
+    line.flattened(name)
+
+
+def _dropout(line: _Line, module: Any, name: str) -> None:
+    if module.training and module.p > 0:
+        raise Obstacle(
+            f"layer '{name}' ({type(module).__name__}) draws random numbers; accepted is p=0 or eval mode: call .eval()"
+        )
+
+
+def _relu(line: _Line, module: Any, name: str) -> None:
+    line.layers.append(ReLULayer(name))
+
+
+def _tanh(line: _Line, module: Any, name: str) -> None:
+    line.layers.append(TanhLayer(name))
+
+
+def _identity(line: _Line, module: Any, name: str) -> None:
+    return
+
+
+_HANDLERS: dict[type, Callable[[_Line, Any, str], None]] = {
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    nn.Flatten: _flatten,
+    nn.ReLU: _relu,
+    nn.Tanh: _tanh,
+    nn.Identity: _identity,
+    **dict.fromkeys(_DROPOUTS, _dropout),
+}
+
+
+class _Walker:
+    """Reads a torch.fx graph node by node, insisting that each takes the one before it."""
+
+    def __init__(self, line: _Line, modules: Mapping[str, nn.Module]) -> None:
+        self.line = line
+        self.modules = modules
+        self.last: fx.Node | None = None
+        self.tensors: set[fx.Node] = set()  # every node on the line: all have the batch size of the input
+        self.shapes: set[fx.Node] = set()
+        self.batch_sizes: set[fx.Node] = set()
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._input(node)
+        elif node.op == "output":
+            self._output(node)
+        elif node.op == "get_attr":
+            raise Obstacle(f"forward uses '{node.target}' directly; accepted is {ACCEPTED}")
+        elif not self._is_size(node):
+            self._step(node)
+
+    def _input(self, node: fx.Node) -> None:
+        if self.last is None:
+            self._advance(node)
+        elif node.users:
+            raise Obstacle(f"forward takes a second input '{node.target}'; accepted is one input x")
+
+    def _output(self, node: fx.Node) -> None:
+        if node.args[0] is not self.last:
+            raise Obstacle(f"forward returns something else than its last layer's output; accepted is {ACCEPTED}")
+
+    def _advance(self, node: fx.Node) -> None:
+        self.last = node
+        self.tensors.add(node)
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """x.size(0), x.shape[0], x.size()[0] and x.shape give the batch size, not a tensor."""
+        source = node.args[0] if node.args else None
+        if source in self.tensors and (node.target == "size" or (node.target is getattr and node.args[1] == "shape")):
+            whole = node.target is getattr or len(node.args) == 1
+            (self.shapes if whole else self.batch_sizes).add(node)
+            return whole or node.args[1] == 0
+        if source in self.shapes and node.target is operator.getitem and node.args[1] == 0:
+            self.batch_sizes.add(node)
+            return True
+        return False
+
+    def _step(self, node: fx.Node) -> None:
+        if not node.args or node.args[0] is not self.last:
+            raise Obstacle(f"'{node.name}' does not take the output of the layer before it alone; accepted is {ACCEPTED}")
+        if node.op == "call_module":
+            self.line.call(self.modules[str(node.target)], str(node.target))
+        else:
+            self._function(node)
+        self._advance(node)
+
+    def _function(self, node: fx.Node) -> None:
+        target, name = node.target, node.name
+        if target in _RELU:
+            self.line.layers.append(ReLULayer(name))
+        elif target in _TANH:
+            self.line.layers.append(TanhLayer(name))
+        elif target in _FLATTEN:
+            _flatten_dims(self.line, name, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
+        elif target in _RESHAPE:
+            self._reshape(node)
+        elif not (target == "contiguous" or (target is F.dropout and _is_off(*node.args[1:], **node.kwargs))):
+            called = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+            raise Obstacle(f"operation '{called}' is not known; accepted is {ACCEPTED}")
+
+    def _reshape(self, node: fx.Node) -> None:
+        sizes = node.args[1] if len(node.args) == 2 else node.args[1:]
+        rows, columns = sizes if isinstance(sizes, (tuple, list)) and len(sizes) == 2 else (None, None)
+        if rows in self.batch_sizes and isinstance(columns, int):
+            self.line.flattened(node.name, None if columns == -1 else columns)
+        elif rows == -1 and isinstance(columns, int):
+            self.line.flattened(node.name, columns)
+        else:
+            raise Obstacle(f"'{node.name}' reshapes; accepted is .flatten(1) or .view(x.size(0), -1)")
+
+
+def _is_off(p: Any = 0.5, training: Any = True, inplace: Any = False) -> bool:
+    return p == 0 or not training

@@ -1,0 +1,1 @@
+"""Triton kernels of the GPU engine. They know nothing of the rest of fastmaml."""
