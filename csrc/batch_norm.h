@@ -164,8 +164,7 @@ void batch_norm_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) 
       const V dy = load<V>(b.y_delta + r * b.y_row + c);
       const V g_dot = load<V>(t.y_delta + r * t.y_row + c) * scale + dy * scale_dot;
       mean_g += g_dot;
-      mean_gx += g_dot * load<V>(b.normalised + r * b.width + c) +
-                 dy * scale * load<V>(t.normalised + r * t.width + c);
+      mean_gx += g_dot * load<V>(b.normalised + r * b.width + c) + dy * scale * load<V>(t.normalised + r * t.width + c);
     }
     mean_g *= inverse;
     mean_gx *= inverse;

@@ -132,8 +132,7 @@ py::object meta_gradient(const fastmaml::Model& model, Address parameters, Addre
 
 template <class T>
 py::object adapt(const fastmaml::Model& model, Address parameters, bool shared, Address inner_lr,
-                 const SamplesTuple& support, Index tasks, Index steps, int threads, Address fast,
-                 Address losses) {
+                 const SamplesTuple& support, Index tasks, Index steps, int threads, Address fast, Address losses) {
   fastmaml::Request<T> request;
   request.support = samples<T>(support, model.loss);
   request.tasks = tasks;
@@ -161,8 +160,8 @@ py::object predict(const fastmaml::Model& model, Address fast, Address x, Index 
 }
 
 template <class T>
-py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& support, Address vectors,
-               Index tasks, int threads, Address products) {
+py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& support, Address vectors, Index tasks,
+               int threads, Address products) {
   fastmaml::Request<T> request;
   request.support = samples<T>(support, model.loss);
   request.tasks = tasks;

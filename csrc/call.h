@@ -9,8 +9,8 @@ namespace fastmaml {
 template <class T>
 struct Samples {
   const T* x = nullptr;
-  const T* values = nullptr;              // [T, n, outputs], for mse
-  const std::int64_t* labels = nullptr;   // [T, n], for cross-entropy
+  const T* values = nullptr;             // [T, n, outputs], for mse
+  const std::int64_t* labels = nullptr;  // [T, n], for cross-entropy
   const T* weights = nullptr;
   Index n = 0;
 };

@@ -91,8 +91,8 @@ class Job {
     network.outputs = layers_.back().out;
     const bool meta = verb == Verb::meta_gradient;
     const bool gram = meta && request.uniform_inner_lr && !inner_lr_gradient;
-    call_.shape = make_shape<T>(network, layers_, places_, request.support.n, meta ? request.query.n : 0,
-                                request.steps, gram);
+    call_.shape =
+        make_shape<T>(network, layers_, places_, request.support.n, meta ? request.query.n : 0, request.steps, gram);
     call_.space = make_workspace(model, network, request, call_.shape, verb);
     call_.tasks = request.tasks;
     call_.sets[0] = request.support;
@@ -251,10 +251,10 @@ Status hvp(const Model& model, const Request<T>& request, T* products) {
   return job.run(kernels<T>().hvp);
 }
 
-#define FASTMAML_INSTANTIATE(T)                                                                         \
-  template Status meta_gradient<T>(const Model&, const Request<T>&, const MetaGradientOutputs<T>&);     \
-  template Status adapt<T>(const Model&, const Request<T>&, T*, T*);                                    \
-  template Status predict<T>(const Model&, const Request<T>&, T*);                                      \
+#define FASTMAML_INSTANTIATE(T)                                                                     \
+  template Status meta_gradient<T>(const Model&, const Request<T>&, const MetaGradientOutputs<T>&); \
+  template Status adapt<T>(const Model&, const Request<T>&, T*, T*);                                \
+  template Status predict<T>(const Model&, const Request<T>&, T*);                                  \
   template Status hvp<T>(const Model&, const Request<T>&, T*);
 FASTMAML_INSTANTIATE(float)
 FASTMAML_INSTANTIATE(double)

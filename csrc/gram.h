@@ -41,8 +41,8 @@ template <class T>
 GramRows<T> gram_rows(const Call<T>& call, const T* space, int set, Index supports) {
   const Index first = set * call.shape.support, width = call.shape.places[0].packed_width;
   return {space + call.space.gram_initial + first * width,
-          space + call.space.gram_products + first * call.space.gram_stride,
-          space + call.space.gram_tangent, call.space.gram_stride, supports};
+          space + call.space.gram_products + first * call.space.gram_stride, space + call.space.gram_tangent,
+          call.space.gram_stride, supports};
 }
 
 // After the query pass: keeps delta_q, and lr (X_s X_q^T + 1) delta_q, the query's part of every tangent.

@@ -25,15 +25,12 @@ struct Task {
     return call.gram_data + (index * rows + set * call.shape.support) * width;
   }
   Targets<T> targets(int set) const {
-    return {space + call.space.values[set],
-            reinterpret_cast<const std::int64_t*>(space + call.space.labels[set]),
+    return {space + call.space.values[set], reinterpret_cast<const std::int64_t*>(space + call.space.labels[set]),
             space + call.space.weights[set]};
   }
   T* theta(Index k) const { return space + call.space.thetas + (k - 1) * call.shape.packed; }  // k >= 1
   const T* at_step(Index k) const { return k == 0 ? theta_0 : theta(k); }
-  T* slot(Index k) const {
-    return space + call.space.states + (call.space.slots > 1 ? k : 0) * call.shape.state;
-  }
+  T* slot(Index k) const { return space + call.space.states + (call.space.slots > 1 ? k : 0) * call.shape.state; }
   const T* transposed(Index k) const {
     if (k == 0) return theta_0_transposed;
     T* to = space + call.space.transposed;
@@ -44,8 +41,8 @@ struct Task {
     return {call.network, call.shape, present[set], at_step(k), transposed(k), state, data(set), &gram[set]};
   }
   Sweep<T> tangent(const T* direction, const T* direction_transposed) const {
-    return {call.network, call.shape, present[0], direction, direction_transposed,
-            space + call.space.tangent_state, nullptr};
+    return {call.network, call.shape, present[0], direction, direction_transposed, space + call.space.tangent_state,
+            nullptr};
   }
 };
 
@@ -173,7 +170,8 @@ void query_pass(const Task<T>& task, T* lambda) {
 // direction = lr * lambda; a Gram layer's coefficients have their lr in the products already
 template <class T>
 void scale_direction(const Call<T>& call, const T* lambda, T* direction) {
-  const Index first = call.shape.gram ? aligned<T>(call.shape.places[0].packed_rows * call.shape.places[0].packed_width) : 0;
+  const Index first =
+      call.shape.gram ? aligned<T>(call.shape.places[0].packed_rows * call.shape.places[0].packed_width) : 0;
   copy(lambda, first, direction);
   for (Index i = first; i < call.shape.packed; ++i) direction[i] = call.inner_lr[i] * lambda[i];
 }

@@ -2,31 +2,10 @@
 #pragma once
 
 #include "sweep.h"
+#include "transpose.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
-
-// [in, padded(out)] -> [out, padded(in)], in blocks of one 32-byte vector squared.
-template <class T>
-void transpose(const T* from, Index rows, Index from_width, T* to, Index columns, Index to_width) {
-  constexpr Index block = kPadBytes / static_cast<Index>(sizeof(T));
-  typedef T Block __attribute__((vector_size(kPadBytes)));
-  for (Index r = 0; r < rows; r += block) {
-    for (Index c = 0; c < columns; c += block) {
-      T line[block][block];
-      for (Index i = 0; i < block; ++i) {
-        const Block values = r + i < rows ? load<Block>(from + (r + i) * from_width + c) : Block{};
-        store(line[i], values);
-      }
-      const Index last = c + block < columns ? block : columns - c;
-      for (Index j = 0; j < last; ++j) {
-        Block values;
-        for (Index i = 0; i < block; ++i) values[i] = line[i][j];
-        store(to + (c + j) * to_width + r, values);
-      }
-    }
-  }
-}
 
 template <class T>
 void transpose_weights(const Network& network, const Shape<T>& shape, const T* packed, T* transposed) {
@@ -34,8 +13,7 @@ void transpose_weights(const Network& network, const Shape<T>& shape, const T* p
     const LayerPlace<T>& p = shape.places[l];
     if (!p.has_transposed) continue;
     const Layer& layer = network.layers[l];
-    transpose(packed + p.weight, layer.in, p.packed_width, transposed + p.transposed, layer.out,
-              padded<T>(layer.in));
+    transpose(packed + p.weight, layer.in, p.packed_width, transposed + p.transposed, layer.out, padded<T>(layer.in));
   }
 }
 
@@ -81,8 +59,8 @@ Output<T> backward_output(const Sweep<T>& s, T* to, Index l) {
 
 // sum over i of adjoints[i] W_i^T, for one pair (backward) or two (tangent of it)
 template <class T>
-void propagate(const Sweep<T>& s, Index l, const T* const* adjoints, const T* const* packed,
-               const T* const* transposed, int pairs, T* to) {
+void propagate(const Sweep<T>& s, Index l, const T* const* adjoints, const T* const* packed, const T* const* transposed,
+               int pairs, T* to) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
   const Output<T> out = backward_output(s, to, l);
@@ -95,8 +73,12 @@ void propagate(const Sweep<T>& s, Index l, const T* const* adjoints, const T* co
   Term<T> terms[2];
   for (int i = 0; i < pairs; ++i) {
     const bool copied = p.has_transposed;
-    terms[i] = {adjoints[i], p.output_width, 1, copied ? transposed[i] + p.transposed : packed[i] + p.weight,
-                copied ? padded<T>(layer.in) : p.packed_width, layer.out};
+    terms[i] = {adjoints[i],
+                p.output_width,
+                1,
+                copied ? transposed[i] + p.transposed : packed[i] + p.weight,
+                copied ? padded<T>(layer.in) : p.packed_width,
+                layer.out};
   }
   matmul(s.n, padded<T>(layer.in), terms, pairs, out);
   // W's bias column lands in the padding; it must stay zero.

@@ -21,9 +21,9 @@ T logarithm(T value) {
 // What a task's samples should come out as. weights sum to 1.
 template <class T>
 struct Targets {
-  const T* values;              // [n, outputs] (mse)
-  const std::int64_t* labels;   // [n] (cross-entropy)
-  const T* weights;             // [n]
+  const T* values;             // [n, outputs] (mse)
+  const std::int64_t* labels;  // [n] (cross-entropy)
+  const T* weights;            // [n]
 };
 
 // sum over n of w_n mean over outputs of (z - y)^2

@@ -82,10 +82,10 @@ struct Tile {
       if constexpr (H > 0) b_half = load<Half<T>>(b + V * kLanes<T>);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const T scalar = a[r * term.a_row];
+        const Wide<T> scalar = splat<Wide<T>>(a[r * term.a_row]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) wide[r][v] += scalar * b_wide[v];
-        if constexpr (H > 0) half[r] += scalar * b_half;
+        if constexpr (H > 0) half[r] += lower_half<T>(scalar) * b_half;
       }
     }
   }
@@ -107,10 +107,14 @@ void tile(const Term<T>* terms, int num_terms, const Output<T>& out, Index row, 
   t.start(out, row, column);
   for (int i = 0; i < num_terms; ++i) t.multiply(terms[i], row, column);
   switch (out.finish) {
-    case Finish::store: return t.template end<Finish::store>(out, row, column);
-    case Finish::relu: return t.template end<Finish::relu>(out, row, column);
-    case Finish::gate: return t.template end<Finish::gate>(out, row, column);
-    case Finish::update: return t.template end<Finish::update>(out, row, column);
+    case Finish::store:
+      return t.template end<Finish::store>(out, row, column);
+    case Finish::relu:
+      return t.template end<Finish::relu>(out, row, column);
+    case Finish::gate:
+      return t.template end<Finish::gate>(out, row, column);
+    case Finish::update:
+      return t.template end<Finish::update>(out, row, column);
   }
 }
 
@@ -139,17 +143,26 @@ struct TileRow {
 template <class T>
 inline TileFunction<T> choose_tile(int rows, int whole, int half) {
   switch (rows) {
-    case 1: return TileRow<T, 1>::table[whole][half];
-    case 2: return TileRow<T, 2>::table[whole][half];
-    case 3: return TileRow<T, 3>::table[whole][half];
-    case 4: return TileRow<T, 4>::table[whole][half];
+    case 1:
+      return TileRow<T, 1>::table[whole][half];
+    case 2:
+      return TileRow<T, 2>::table[whole][half];
+    case 3:
+      return TileRow<T, 3>::table[whole][half];
+    case 4:
+      return TileRow<T, 4>::table[whole][half];
 #if FASTMAML_VECTOR_BYTES == 64
-    case 5: return TileRow<T, 5>::table[whole][half];
-    case 6: return TileRow<T, 6>::table[whole][half];
-    case 7: return TileRow<T, 7>::table[whole][half];
-    case 8: return TileRow<T, 8>::table[whole][half];
+    case 5:
+      return TileRow<T, 5>::table[whole][half];
+    case 6:
+      return TileRow<T, 6>::table[whole][half];
+    case 7:
+      return TileRow<T, 7>::table[whole][half];
+    case 8:
+      return TileRow<T, 8>::table[whole][half];
 #endif
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -161,8 +174,8 @@ inline Index even_piece(Index count, Index most) {
 }
 
 template <class T>
-inline void column_block(const Term<T>* terms, int num_terms, const Output<T>& out, Index rows, Index column,
-                         int whole, int half) {
+inline void column_block(const Term<T>* terms, int num_terms, const Output<T>& out, Index rows, Index column, int whole,
+                         int half) {
   const Index piece = even_piece(rows, kRows);
   const TileFunction<T> full = choose_tile<T>(static_cast<int>(piece), whole, half);
   Index row = 0;

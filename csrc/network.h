@@ -47,13 +47,13 @@ struct Layer {
 // Sizes are in elements of T. A "row" is one sample.
 template <class T>
 struct LayerPlace {
-  Index weight = 0, scale = 0, shift = 0;  // places in the packed vector
-  Index packed_rows = 0, packed_width = 0; // of a linear layer's weights
-  Index transposed = 0;                    // place of the transposed weights [out, padded(in)]
+  Index weight = 0, scale = 0, shift = 0;   // places in the packed vector
+  Index packed_rows = 0, packed_width = 0;  // of a linear layer's weights
+  Index transposed = 0;                     // place of the transposed weights [out, padded(in)]
   bool has_transposed = false;
-  Index input = 0, delta = 0;              // places in a state: input [n, width], its adjoint [n, width]
-  Index normalised = 0, statistics = 0;    // batch norm: x-hat [n, width], and rows of [width]
-  Index input_width = 0, output_width = 0; // row strides
+  Index input = 0, delta = 0;               // places in a state: input [n, width], its adjoint [n, width]
+  Index normalised = 0, statistics = 0;     // batch norm: x-hat [n, width], and rows of [width]
+  Index input_width = 0, output_width = 0;  // row strides
 };
 
 // batch norm keeps these rows of [width] beside x-hat

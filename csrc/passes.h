@@ -13,9 +13,14 @@ template <class T>
 void forward(const Sweep<T>& s) {
   for (Index l = 0; l < s.depth(); ++l) {
     switch (s.layer(l).kind) {
-      case Kind::linear: linear_forward(s, l); break;
-      case Kind::batch_norm: batch_norm_forward(s, l); break;
-      default: activation_forward(s, l);
+      case Kind::linear:
+        linear_forward(s, l);
+        break;
+      case Kind::batch_norm:
+        batch_norm_forward(s, l);
+        break;
+      default:
+        activation_forward(s, l);
     }
     write_ones(s, l + 1, false);
   }
@@ -30,9 +35,14 @@ void backward(const Sweep<T>& s, const Destination<T>* to) {
     if (to && kind == Kind::batch_norm) batch_norm_gradient(s, l, *to);
     if (l == 0) return;
     switch (kind) {
-      case Kind::linear: linear_backward(s, l); break;
-      case Kind::batch_norm: batch_norm_backward(s, l); break;
-      default: activation_backward(s, l);
+      case Kind::linear:
+        linear_backward(s, l);
+        break;
+      case Kind::batch_norm:
+        batch_norm_backward(s, l);
+        break;
+      default:
+        activation_backward(s, l);
     }
   }
 }
@@ -49,9 +59,14 @@ template <class T>
 void tangent_forward(const Sweep<T>& s, const Sweep<T>& d) {
   for (Index l = 0; l < s.depth(); ++l) {
     switch (s.layer(l).kind) {
-      case Kind::linear: linear_tangent_forward(s, d, l); break;
-      case Kind::batch_norm: batch_norm_tangent_forward(s, d, l); break;
-      default: activation_tangent_forward(s, d, l);
+      case Kind::linear:
+        linear_tangent_forward(s, d, l);
+        break;
+      case Kind::batch_norm:
+        batch_norm_tangent_forward(s, d, l);
+        break;
+      default:
+        activation_tangent_forward(s, d, l);
     }
   }
 }
@@ -64,17 +79,21 @@ void tangent_backward(const Sweep<T>& s, const Sweep<T>& d, const Destination<T>
     if (kind == Kind::batch_norm) batch_norm_tangent_gradient(s, d, l, to);
     if (l == 0) return;
     switch (kind) {
-      case Kind::linear: linear_tangent_backward(s, d, l); break;
-      case Kind::batch_norm: batch_norm_tangent_backward(s, d, l); break;
-      default: activation_tangent_backward(s, d, l);
+      case Kind::linear:
+        linear_tangent_backward(s, d, l);
+        break;
+      case Kind::batch_norm:
+        batch_norm_tangent_backward(s, d, l);
+        break;
+      default:
+        activation_tangent_backward(s, d, l);
     }
   }
 }
 
 // H v at the sweep's parameters, whose forward and backward passes have been made.
 template <class T>
-void hessian_vector_product(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& targets,
-                            const Destination<T>& to) {
+void hessian_vector_product(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& targets, const Destination<T>& to) {
   tangent_forward(s, d);
   loss_tangent(s, d, targets);
   tangent_backward(s, d, to);

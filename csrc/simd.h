@@ -43,7 +43,15 @@ inline void store(T* to, V value) {
 
 template <class V, class T>
 inline V splat(T value) {
-  return V{} + value;
+  return value - V{};  // folds to a broadcast, which 0 + value would not
+}
+
+// The first lanes: the same register under a shorter name.
+template <class T>
+inline Half<T> lower_half(Wide<T> value) {
+  Half<T> half;
+  __builtin_memcpy(&half, &value, sizeof(half));
+  return half;
 }
 
 // max(value, 0) that lets NaN through, so that a poisoned input is never hidden.

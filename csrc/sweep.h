@@ -17,9 +17,9 @@ struct Destination {
 // The first layer through Gram matrices (gram.h); null where its weights are copied like any other's.
 template <class T>
 struct GramRows {
-  const T* initial;      // X W_0 + b_0          [n, padded(out)]
-  const T* products;     // -lr (X X_s^T + 1)    [n, stride]
-  const T* tangent_base; // the query set's part of the tangent  [N, padded(out)]
+  const T* initial;        // X W_0 + b_0          [n, padded(out)]
+  const T* products;       // -lr (X X_s^T + 1)    [n, stride]
+  const T* tangent_base;   // the query set's part of the tangent  [N, padded(out)]
   Index stride, supports;  // support samples = coefficient rows
 };
 

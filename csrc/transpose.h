@@ -1,0 +1,57 @@
+// Transposing weights: [in, padded(out)] -> [out, padded(in)], in square blocks of 32-byte rows.
+#pragma once
+
+#include <utility>
+
+#include "network.h"
+#include "simd.h"
+
+namespace fastmaml::FASTMAML_ISA {
+namespace {
+
+template <class T>
+constexpr int kBlock = static_cast<int>(kPadBytes / static_cast<Index>(sizeof(T)));
+template <class T>
+using Block = typename VectorOf<T, kPadBytes>::type;
+
+// Swaps the off-diagonal quarters of side `Side` between rows a and b (Eklundh's recursive transposition).
+template <class T, int Side, std::size_t... Lane>
+inline void swap_quarters(Block<T>& a, Block<T>& b, std::index_sequence<Lane...>) {
+  constexpr int lanes = kBlock<T>;
+  const Block<T> upper = __builtin_shufflevector(
+      a, b, ((Lane & Side) ? lanes + static_cast<int>(Lane) - Side : static_cast<int>(Lane))...);
+  const Block<T> lower = __builtin_shufflevector(
+      a, b, ((Lane & Side) ? lanes + static_cast<int>(Lane) : static_cast<int>(Lane) + Side)...);
+  a = upper;
+  b = lower;
+}
+
+template <class T, int Side>
+inline void transpose_block(Block<T>* rows) {
+  if constexpr (Side > 0) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kBlock<T>; ++r)
+      if (!(r & Side)) swap_quarters<T, Side>(rows[r], rows[r + Side], std::make_index_sequence<kBlock<T>>{});
+    transpose_block<T, Side / 2>(rows);
+  }
+}
+
+template <class T>
+void transpose(const T* from, Index rows, Index from_width, T* to, Index columns, Index to_width) {
+  constexpr Index side = kBlock<T>;
+  for (Index r = 0; r < rows; r += side) {
+    for (Index c = 0; c < columns; c += side) {
+      Block<T> block[side];
+#pragma GCC unroll 8
+      for (Index i = 0; i < side; ++i)
+        block[i] = r + i < rows ? load<Block<T>>(from + (r + i) * from_width + c) : Block<T>{};
+      transpose_block<T, kBlock<T> / 2>(block);
+#pragma GCC unroll 8
+      for (Index j = 0; j < side; ++j)
+        if (c + j < columns) store(to + (c + j) * to_width + r, block[j]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastmaml::FASTMAML_ISA
