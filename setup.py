@@ -1,62 +1,77 @@
-"""Builds the C++ core by CMake and ninja. FASTMAML_PURE_PYTHON=1 leaves it out (the functional engine then runs)."""
+"""Builds fastmaml._core from csrc with CMake and ninja. Everything else about the package is in pyproject.toml.
+
+Environment:
+    FASTMAML_PURE_PYTHON=1  leaves the extension out; the functional engine then runs
+    FASTMAML_SANITIZE=1     builds it with AddressSanitizer and UndefinedBehaviorSanitizer
+    CMAKE_ARGS              further arguments for CMake
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent.resolve()
+ROOT = Path(__file__).resolve().parent
 
 
-class CMakeExtension(Extension):
-    def __init__(self, name: str) -> None:
-        super().__init__(name, sources=[])
-
-
-class CMakeBuild(build_ext):
-    def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        tag = f"{sys.implementation.cache_tag}-{self.plat_name}"
-        build = ROOT / "build" / tag  # kept, so that an unchanged core is not compiled again
-        configure = [
-            program("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
-            f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11_folder()}",
-            "-DCMAKE_BUILD_TYPE=Release",
-            *os.environ.get("CMAKE_ARGS", "").split(),
-        ]  # fmt: skip
-        subprocess.run(configure, check=True)
-        subprocess.run([program("cmake"), "--build", str(build), "--target", "_core"], check=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        built = next(path for path in build.glob("_core*") if path.suffix in {".so", ".pyd", ".dylib"})
-        shutil.copy2(built, target)
+def is_set(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in {"", "0"}
 
 
 def program(name: str) -> str:
     """cmake and ninja come as Python packages; their scripts lie beside the interpreter or on the path."""
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=path)
     if found is None:
-        raise SystemExit(f"{name} was not found: pip install {name}, or set FASTMAML_PURE_PYTHON=1 to go without C++")
+        raise SystemExit(
+            f"{name} was not found: pip install {name}, or set FASTMAML_PURE_PYTHON=1 to go without C++"
+        )
     return found
 
 
-def pybind11_folder() -> str:
-    import pybind11
+def run(*command: str | Path) -> None:
+    try:
+        subprocess.run([str(part) for part in command], check=True)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"{Path(command[0]).name} stopped with status {error.returncode} while building csrc; its output is above. "
+            "A C++17 compiler and Python's headers are needed, or FASTMAML_PURE_PYTHON=1 to go without C++"
+        ) from None
 
-    return str(pybind11.get_cmake_dir())
+
+class CMakeBuild(build_ext):
+    """Hands the extension to CMake, whose tree stays in build/: an unchanged core is not compiled again."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        sanitize = is_set("FASTMAML_SANITIZE")
+        tree = ROOT / "build" / f"{sys.implementation.cache_tag}-{'sanitize' if sanitize else 'release'}"
+        run(
+            *(program("cmake"), "-S", ROOT, "-B", tree, "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DFASTMAML_SANITIZE={'ON' if sanitize else 'OFF'}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        )
+        run(program("cmake"), "--build", tree, "--target", "_core")
+        destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        run(program("cmake"), "--install", tree, "--prefix", destination)
 
 
-pure = os.environ.get("FASTMAML_PURE_PYTHON", "0") not in {"", "0"}
 setup(
     packages=[*find_packages(include=["fastmaml", "fastmaml.*"]), "fastmaml.kernels"],
+    package_dir={"fastmaml.kernels": "kernels"},
     package_data={"fastmaml": ["py.typed"]},
-    ext_modules=[] if pure else [CMakeExtension("fastmaml._core")],
+    ext_modules=[] if is_set("FASTMAML_PURE_PYTHON") else [Extension("fastmaml._core", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

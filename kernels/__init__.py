@@ -1,1 +1,1 @@
-"""Triton kernels of the GPU engine. They know nothing of the rest of fastmaml."""
+"""Triton kernels of the `gpu` engine, packaged as `fastmaml.kernels`. They know nothing of the rest of fastmaml."""

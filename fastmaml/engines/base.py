@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import GradientRule
@@ -29,6 +32,13 @@ class MetaGradient:
     gradient: Tensor
     inner_lr_gradient: Tensor | None
     query_outputs: Tensor
+
+
+@contextmanager
+def autograd(enabled: bool) -> Iterator[None]:
+    """Autograd on or off, whatever the caller has set, with attention that has second derivatives."""
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class Engine(ABC):

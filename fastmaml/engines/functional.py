@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, jvp, vmap
 
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.base import Engine, MetaGradient, autograd
+from fastmaml.engines.norms import ExactNorms
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
 
@@ -58,7 +60,7 @@ class FunctionalEngine(Engine):
         def adapt(theta: Tensor, data: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             return task.adapt(theta, inner_lr.values, data, steps, True)
 
-        with torch.inference_mode(False), torch.no_grad():
+        with _transforming(plan):
             fast, losses = _over_tasks(adapt)(starts, _data(support))
         return fast.clone(), losses
 
@@ -83,14 +85,14 @@ class FunctionalEngine(Engine):
             return losses.mean(), (losses, outputs)
 
         wanted = (0, 1) if inner_lr.learned else (0,)
-        with torch.inference_mode(False), torch.no_grad():
+        with _transforming(plan):
             lr = inner_lr.values.detach()
             gradients, (losses, outputs) = grad(mean_query, argnums=wanted, has_aux=True)(parameters.detach(), lr)
         gradient = plan.only_meta_learned(gradients[0])
         return MetaGradient(losses, gradient, gradients[1] if inner_lr.learned else None, outputs)
 
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
-        with torch.no_grad():
+        with _transforming(plan):
             return _over_tasks(self._task(plan).forward)(fast.detach(), x)
 
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class FunctionalEngine(Engine):
             gradient = grad(lambda theta: task.loss(theta, data)[0])
             return jvp(gradient, (theta,), (vector,))[1]
 
-        with torch.inference_mode(False), torch.no_grad():
+        with _transforming(plan):
             return _over_tasks(product)(fast.detach(), vectors.detach(), _data(support))
 
     def _task(self, plan: Plan) -> _Task:
@@ -137,6 +139,14 @@ class _Task:
             theta = theta - lr * (gradient if through_steps else gradient.detach())
             losses.append(loss.reshape(1))
         return theta, torch.cat(losses)
+
+
+@contextmanager
+def _transforming(plan: Plan) -> Iterator[None]:
+    """Where torch.func differentiates correctly, whatever the caller has done to autograd."""
+    without_norms = plan.layers is not None and not plan.has_batch_norm
+    with autograd(False), nullcontext() if without_norms else ExactNorms():
+        yield
 
 
 def _over_tasks(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.base import Engine, MetaGradient, autograd
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
 
@@ -34,7 +34,7 @@ class ReferenceEngine(Engine):
         self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
     ) -> tuple[Tensor, Tensor]:
         starts = parameters.expand(support.num_tasks, -1)
-        with _differentiable():
+        with autograd(True):
             tasks = [
                 _adapt(plan, start.detach().requires_grad_(), inner_lr.values, task, steps, through_steps=False)
                 for start, task in zip(starts, _tasks(support), strict=True)
@@ -54,7 +54,7 @@ class ReferenceEngine(Engine):
         gradient, lr_gradient = torch.zeros_like(parameters), torch.zeros_like(parameters)
         losses, outputs = [], []
         for support, query in zip(_tasks(batch.support), _tasks(batch.query), strict=True):
-            with _differentiable():
+            with autograd(True):
                 theta, lr = parameters.detach().requires_grad_(), inner_lr.values.detach().requires_grad_()
                 fast, _ = _adapt(plan, theta, lr, support, steps, rule.through_steps)
                 output = _forward(plan, fast, _real(query).x)
@@ -72,13 +72,13 @@ class ReferenceEngine(Engine):
         )
 
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
-        with torch.no_grad():
+        with autograd(False):
             return torch.stack([_forward(plan, theta, inputs) for theta, inputs in zip(fast, x, strict=True)])
 
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
         products = []
         for start, task, vector in zip(fast, _tasks(support), vectors, strict=True):
-            with _differentiable():
+            with autograd(True):
                 theta = start.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(_loss(plan, theta, task), theta, create_graph=True)
                 slope = gradient @ vector.detach()
@@ -88,19 +88,6 @@ class ReferenceEngine(Engine):
                     product = torch.zeros_like(theta)
             products.append(product)
         return torch.stack(products)
-
-
-class _differentiable(torch.enable_grad):
-    """Autograd, even where the caller has switched it off."""
-
-    def __enter__(self) -> None:
-        self._outside = torch.inference_mode(False)
-        self._outside.__enter__()
-        super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        self._outside.__exit__(*error)
 
 
 def _tasks(samples: Samples) -> list[Samples]:

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, against the other ways of taking the same meta-gradient."""

@@ -1,0 +1,62 @@
+"""The comparison on the CPU: one exact second-order meta-gradient, ours against the rivals, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench import environment, rivals
+from bench.contest import OURS, enter, sgemm, take_turns
+from bench.operations import necessary
+from bench.overhead import python_overhead
+from bench.problem import CASES
+from bench.report import CaseReport
+
+SGEMM_SIZE = 2048
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    facts = {**environment.machine(), "threads": str(options.threads)}
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
+    reports = []
+    for name in options.case:
+        reports.append(measure(name, options.rivals, options.turns, options.turn_seconds))
+        print("\n" + "\n".join(reports[-1].lines()), flush=True)
+    if options.json:
+        result = {"machine": facts, "cases": [report.data() for report in reports]}
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) -> CaseReport:
+    """Ours and the rivals of these names on the case of that name."""
+    problem = CASES[name]()
+    plan, reference = problem.plan, problem.reference()
+    entries = [enter(contestant, problem, reference) for contestant in (OURS, *names)]
+    product = sgemm(SGEMM_SIZE)
+    take_turns([product, *entries], turns, turn_seconds)
+    assert product.seconds is not None
+    sizes = problem.batch.num_tasks, problem.batch.support.num_samples, problem.batch.query.num_samples
+    return CaseReport(
+        name,
+        entries,
+        operations=necessary(plan, *sizes, problem.steps),
+        sgemm_rate=2 * SGEMM_SIZE**3 / product.seconds,
+        overhead=python_overhead(problem),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.cpu", description=__doc__)
+    parser.add_argument("--case", nargs="+", choices=tuple(CASES), default=list(CASES), help="what to measure")
+    parser.add_argument("--rivals", nargs="*", choices=rivals.NAMES, default=list(rivals.NAMES), help="against whom")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each contestant; the median counts")
+    parser.add_argument("--turn-seconds", type=float, default=0.5, help="least length of a turn, in seconds")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads; JAX takes as many as there are cores")
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
+    return parser

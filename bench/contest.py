@@ -1,0 +1,129 @@
+"""One problem, several contestants: the right answer first, then time, each in turn within one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import rivals
+from bench.problem import Problem
+from bench.rivals import Step
+from fastmaml import MAML
+
+TOLERANCE = 1e-4
+"""Largest relative error of a meta-gradient (2-norm, against float64) with which a contestant gets a time."""
+
+OURS = "fastmaml"
+
+
+@dataclass
+class Entry:
+    """A contestant of one problem.
+
+    Args:
+        name: of the contestant.
+        step: what is timed; None for one that does not run.
+        error: relative error of its meta-gradient; None where there is none.
+        obstacle: why it has no time: absent, failed or wrong.
+        first_call: seconds of its first call, compilation included.
+        turns: median seconds of a call, one of each turn.
+    """
+
+    name: str
+    step: Step | None = None
+    error: float | None = None
+    obstacle: str | None = None
+    first_call: float | None = None
+    turns: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float | None:
+        return statistics.median(self.turns) if self.turns else None
+
+
+def enter(name: str, problem: Problem, reference: Tensor) -> Entry:
+    """Builds a contestant, takes its first call and compares its answer with the reference [P]."""
+    entry = Entry(name)
+    try:
+        entry.step = ours(problem) if name == OURS else rivals.prepare(name, problem)
+        start = time.perf_counter()
+        _, gradients = entry.step()
+        entry.first_call = time.perf_counter() - start
+    except rivals.Absent as absence:
+        entry.obstacle = f"absent: {absence}"
+    except Exception as error:  # a rival's failure is a result, of whatever kind it is
+        entry.obstacle = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    else:
+        entry.error = relative_error(flat(gradients), reference)
+        if not entry.error <= TOLERANCE:
+            entry.obstacle = f"wrong: relative error {entry.error:.1e} is above {TOLERANCE:.0e}"
+    return entry
+
+
+def ours(problem: Problem, engine: str = "auto") -> Step:
+    """What a user of fastmaml writes."""
+    maml = MAML(problem.network, lr=problem.lr, steps=problem.steps, loss=problem.loss, engine=engine)
+    parameters = list(problem.network.parameters())
+
+    def step() -> tuple[Tensor, list[Tensor | None]]:
+        for parameter in parameters:
+            parameter.grad = None
+        loss = maml.meta_loss(problem.batch)
+        loss.backward()
+        return loss, [parameter.grad for parameter in parameters]
+
+    return step
+
+
+def take_turns(entries: Sequence[Entry], turns: int, turn_seconds: float) -> None:
+    """Times every entry without an obstacle, one after the other, `turns` times; the first turn is a warm-up."""
+    for turn in range(-1, turns):
+        for entry in entries:
+            if entry.step is not None and entry.obstacle is None:
+                seconds = median_time(entry.step, turn_seconds)
+                entry.turns += [seconds] if turn >= 0 else []
+
+
+def median_time(call: Callable[[], Any], seconds: float, at_least: int = 3) -> float:
+    """Median seconds of a call, repeated for `seconds` after two calls that wake threads and fill caches."""
+    call()
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < at_least or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def sgemm(size: int = 2048) -> Entry:
+    """torch's float32 product of two square matrices, as an entry to be timed among the others."""
+    a, b, c = (torch.rand(size, size) for _ in range(3))
+
+    def step() -> tuple[Any, Sequence[Any]]:
+        torch.mm(a, b, out=c)
+        return c, ()
+
+    return Entry(f"sgemm {size}", step)
+
+
+def flat(gradients: Sequence[Any]) -> Tensor:
+    """Gradients of any framework as one float64 vector [P]."""
+    return torch.cat([torch.as_tensor(_plain(gradient), dtype=torch.float64).reshape(-1) for gradient in gradients])
+
+
+def relative_error(gradient: Tensor, reference: Tensor) -> float:
+    return ((gradient - reference).norm() / reference.norm()).item()
+
+
+def _plain(gradient: Any) -> Any:
+    import numpy as np
+
+    return gradient.detach() if isinstance(gradient, Tensor) else np.array(gradient)

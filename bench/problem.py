@@ -1,0 +1,104 @@
+"""The meta-gradients to be taken: a network, a meta-batch, a number of inner steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastmaml.batch import Samples, TaskBatch
+from fastmaml.engines.reference import ReferenceEngine
+from fastmaml.gradients import SecondOrder
+from fastmaml.plan import InnerLr, Plan
+from fastmaml.tasks import Sinusoid
+
+
+_MARGIN_SEED = 220
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One exact second-order meta-gradient. Every parameter of `network` is adapted and meta-learned.
+
+    Args:
+        name: of the case.
+        network: with its parameters; contestants copy it, or leave it as it was.
+        batch: T tasks.
+        steps: inner steps K.
+        lr: inner step size.
+        loss: "mse" or "cross_entropy".
+    """
+
+    name: str
+    network: nn.Module
+    batch: TaskBatch
+    steps: int
+    lr: float
+    loss: str
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.of(self.network, self.loss)
+
+    def inner_lr(self, plan: Plan) -> InnerLr:
+        return InnerLr(torch.full((plan.num_parameters,), self.lr, dtype=next(self.network.parameters()).dtype))
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        """A copy in another floating dtype."""
+        network = deepcopy(self.network).to(dtype)
+        return replace(self, network=network, batch=self.batch.to(dtype))
+
+    def reference(self) -> Tensor:
+        """The meta-gradient [P] by the reference engine in float64."""
+        exact = self.to(torch.float64)
+        plan = exact.plan
+        parameters = plan.flatten(exact.network.parameters()).detach()
+        answer = ReferenceEngine().meta_gradient(
+            plan, parameters, exact.inner_lr(plan), exact.batch, self.steps, SecondOrder()
+        )
+        return answer.gradient
+
+
+def sinusoid(steps: int, tasks: int = 25, points: int = 10) -> Problem:
+    """1-40-40-1, ReLU, squared error; `points` support and as many query points a task (Finn et al. 2017, 5.1)."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+    batch = Sinusoid(shots=points, queries=points).sample(tasks, torch.Generator().manual_seed(0))
+    return Problem(f"sinusoid-{steps}", network, batch, steps, lr=0.01, loss="mse")
+
+
+def omniglot_mlp(steps: int = 1, tasks: int = 32, ways: int = 5, shots: int = 1, queries: int = 5) -> Problem:
+    """784-256-128-64-64-ways, each hidden layer with batch norm and ReLU, cross-entropy (Finn et al. 2017, 5.2).
+
+    `queries` counts samples a class. The images are blots of ink: nothing here depends on what they show. The seed
+    is one at which, with the other arguments left alone, no ReLU gets an input within 1e-5 of zero, where rounding
+    alone would decide on which side of the kink a contestant's gradient is taken.
+    """
+    generator = torch.Generator().manual_seed(_MARGIN_SEED)
+    torch.manual_seed(_MARGIN_SEED)
+    widths = (784, 256, 128, 64, 64)
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        norm = nn.BatchNorm1d(outputs, track_running_stats=False)
+        layers += [nn.Linear(inputs, outputs), norm, nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Linear(widths[-1], ways))
+    support, query = _blots(tasks, ways, shots, generator), _blots(tasks, ways, queries, generator)
+    return Problem("omniglot-mlp", network, TaskBatch(support, query), steps, lr=0.4, loss="cross_entropy")
+
+
+CASES: Mapping[str, Callable[[], Problem]] = {
+    "sinusoid-1": lambda: sinusoid(1),
+    "sinusoid-5": lambda: sinusoid(5),
+    "omniglot-mlp": omniglot_mlp,
+}
+
+
+def _blots(tasks: int, ways: int, each: int, generator: torch.Generator) -> Samples:
+    labels = torch.arange(ways).repeat_interleave(each).expand(tasks, -1).contiguous()
+    noise = torch.randn(tasks * ways * each, 1, 32, 32, generator=generator)
+    ink = functional.avg_pool2d(noise, kernel_size=5, stride=1) > 0.25  # 28×28
+    return Samples(ink.float().reshape(tasks, ways * each, -1), labels)

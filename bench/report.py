@@ -1,0 +1,80 @@
+"""A contest as lines of text, and as plain data for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.contest import OURS, Entry
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What was measured of one case.
+
+    Args:
+        name: of the case.
+        entries: the contestants, ours first.
+        operations: necessary floating-point operations of one meta-gradient.
+        sgemm_rate: operations a second of torch's matrix product in the same run.
+        overhead: seconds a call of (Python, the core), where it was measured.
+    """
+
+    name: str
+    entries: Sequence[Entry]
+    operations: int
+    sgemm_rate: float
+    overhead: tuple[float, float] | None
+
+    @property
+    def ours(self) -> float | None:
+        return next((entry.seconds for entry in self.entries if entry.name == OURS), None)
+
+    def share(self, entry: Entry) -> float | None:
+        """Of the SGEMM rate, counting necessary operations only."""
+        return None if entry.seconds is None else self.operations / entry.seconds / self.sgemm_rate
+
+    def times_ours(self, entry: Entry) -> float | None:
+        """How many times as long as ours it takes."""
+        return None if entry.seconds is None or self.ours is None else entry.seconds / self.ours
+
+    def lines(self) -> list[str]:
+        header = f"{'':14} {'ms':>10} {'× ours':>8} {'of SGEMM':>9} {'error':>9} {'first call, s':>14}"
+        lines = [f"{self.name}: {self.operations / 1e6:.2f} million necessary operations", header]
+        lines += [self._line(entry) for entry in self.entries]
+        if self.overhead is not None:
+            python, core = (seconds * 1e6 for seconds in self.overhead)
+            lines.append(f"{'':14} Python beyond the core: {python:.1f} µs a call (the core: {core:.1f} µs)")
+        return lines
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "case": self.name,
+            "necessary_operations": self.operations,
+            "sgemm_operations_per_second": self.sgemm_rate,
+            "python_overhead_seconds": None if self.overhead is None else self.overhead[0],
+            "contestants": [self._entry_data(entry) for entry in self.entries],
+        }
+
+    def _line(self, entry: Entry) -> str:
+        if entry.seconds is None:
+            return f"{entry.name:14} {entry.obstacle}"
+        ratio, share = self.times_ours(entry), self.share(entry)
+        shown = "" if ratio is None else f"{ratio:.2f}"
+        return (
+            f"{entry.name:14} {entry.seconds * 1e3:10.3f} {shown:>8} {share:9.1%} {entry.error:9.1e} "
+            f"{entry.first_call:14.3f}"
+        )
+
+    def _entry_data(self, entry: Entry) -> dict[str, Any]:
+        return {
+            "name": entry.name,
+            "seconds": entry.seconds,
+            "turns": entry.turns,
+            "times_ours": self.times_ours(entry),
+            "share_of_sgemm": self.share(entry),
+            "relative_error": entry.error,
+            "first_call_seconds": entry.first_call,
+            "obstacle": entry.obstacle,
+        }

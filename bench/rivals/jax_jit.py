@@ -1,0 +1,69 @@
+"""JAX: jit of value_and_grad of the mean over vmap of an inner loop of grad, with JAX's own threads."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from torch import Tensor
+
+from bench.problem import Problem
+from bench.rivals import Step
+from fastmaml.plan import BatchNormLayer, FlattenLayer, LinearLayer, Plan, ReLULayer
+
+Parameters = list[Array]  # in the order of the plan's slots
+
+
+def prepare(problem: Problem) -> Step:
+    plan, lr = problem.plan, problem.lr
+    loss_of = {"mse": _mse, "cross_entropy": _cross_entropy}[problem.loss]
+    batch = [_array(t) for samples in (problem.batch.support, problem.batch.query) for t in (samples.x, samples.y)]
+    parameters = [_array(parameter) for parameter in problem.network.parameters()]
+
+    def loss(parameters: Parameters, x: Array, y: Array) -> Array:
+        return loss_of(_forward(plan, parameters, x), y)
+
+    def query_loss(parameters: Parameters, sx: Array, sy: Array, qx: Array, qy: Array) -> Array:
+        for _ in range(problem.steps):
+            gradients = jax.grad(loss)(parameters, sx, sy)
+            parameters = [value - lr * gradient for value, gradient in zip(parameters, gradients, strict=True)]
+        return loss(parameters, qx, qy)
+
+    def mean_query_loss(parameters: Parameters, *batch: Array) -> Array:
+        return jax.vmap(query_loss, in_axes=(None, 0, 0, 0, 0))(parameters, *batch).mean()
+
+    compiled = jax.jit(jax.value_and_grad(mean_query_loss))
+
+    def step() -> tuple[Array, list[Array]]:
+        answer: tuple[Array, list[Array]] = jax.block_until_ready(compiled(parameters, *batch))
+        return answer
+
+    return step
+
+
+def _array(tensor: Tensor) -> Array:
+    return jnp.asarray(tensor.detach().numpy())
+
+
+def _forward(plan: Plan, parameters: Parameters, x: Array) -> Array:
+    for layer in plan.layers or ():
+        if isinstance(layer, FlattenLayer):
+            x = x.reshape(x.shape[0], -1)
+        elif isinstance(layer, LinearLayer):
+            x = x @ parameters[layer.weight].T
+            x = x if layer.bias is None else x + parameters[layer.bias]
+        elif isinstance(layer, BatchNormLayer):
+            x = (x - x.mean(axis=0)) * jax.lax.rsqrt(x.var(axis=0) + layer.eps)
+            x = x if layer.weight is None else x * parameters[layer.weight]
+            x = x if layer.bias is None else x + parameters[layer.bias]
+        else:
+            x = jax.nn.relu(x) if isinstance(layer, ReLULayer) else jnp.tanh(x)
+    return x
+
+
+def _mse(outputs: Array, targets: Array) -> Array:
+    return ((outputs - targets) ** 2).mean()
+
+
+def _cross_entropy(outputs: Array, labels: Array) -> Array:
+    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], axis=1).mean()

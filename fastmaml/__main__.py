@@ -1,0 +1,7 @@
+"""`python -m fastmaml`."""
+
+import sys
+
+from fastmaml.cli import main
+
+sys.exit(main())

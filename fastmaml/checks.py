@@ -1,0 +1,170 @@
+"""Checks of what a user hands in, against what the model takes. Each error names the argument and the remedy."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmaml.batch import Samples, TaskBatch
+from fastmaml.plan import BatchNormLayer, Plan
+
+
+def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
+    """`value` as an int ≥ `least`; TypeError or ValueError otherwise."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: given {value!r}; allowed is a whole number from {least}{hint}") from None
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name}: given {value!r}; allowed is a whole number from {least}{hint}")
+    return number
+
+
+def signature(samples: Samples) -> tuple[Any, ...]:
+    """All that `check_samples` looks at, so that it need not look twice. AttributeError for what is no tensor."""
+    x, y, weights = samples.x, samples.y, samples.weights
+    key = (x.shape, x.dtype, x.device, y.shape, y.dtype, y.device)
+    return key if weights is None else (*key, weights.shape, weights.dtype, weights.device)
+
+
+def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
+    """Raises ValueError unless x has the dtype and device of `like`, and features for the plan's first layer."""
+    _check_kind(name, x, like, integers=plan.layers is None)
+    sample = tuple(x.shape[2:])
+    if plan.shape_obstacle(sample) is None or plan.num_inputs is None:
+        return
+    flattens = plan.flattens
+    features = math.prod(sample) if flattens else (sample[-1] if sample else None)
+    if features != plan.num_inputs:
+        form = "any shape of that many numbers" if flattens else f"[T, N, {plan.num_inputs}]"
+        raise ValueError(
+            f"{name}: given shape {list(x.shape)}, but the model takes {plan.num_inputs} features a sample; "
+            f"allowed is {form}: reshape x, or unsqueeze(-1) where one feature has no dimension of its own"
+        )
+
+
+def check_counts(name: str, samples: int, plan: Plan) -> None:
+    """Batch norm needs two samples: ValueError for one."""
+    norms = [layer for layer in plan.layers or () if isinstance(layer, BatchNormLayer)]
+    if norms and samples < 2:
+        raise ValueError(
+            f"{name}: given {samples} sample a task, but batch norm (layer '{norms[0].name}') needs at least 2 to "
+            "take statistics of; give more samples, or leave batch norm out of the model"
+        )
+
+
+def check_targets(name: str, samples: Samples, plan: Plan, output: tuple[int, ...], like: Tensor) -> None:
+    """Raises ValueError unless y is what the loss compares outputs [T, N, *output] with."""
+    y, given = samples.y, f"{samples.y.dtype} of shape {list(samples.y.shape)}"
+    counts = list(samples.x.shape[:2])
+    if y.device != like.device:
+        _check_kind(f"{name}.y", y, like, integers=True)
+    if plan.loss_name == "cross_entropy":
+        if len(output) != 1:
+            raise ValueError(f"loss: cross_entropy takes logits [N, ways], but the model's outputs are [N, *{output}]")
+        if y.dtype != torch.int64 or list(y.shape) != counts:
+            raise ValueError(f"{name}.y: given {given}; cross_entropy takes torch.int64 labels {counts}")
+    elif plan.loss_name == "mse":
+        if y.dtype != like.dtype or list(y.shape) != [*counts, *output]:
+            raise ValueError(
+                f"{name}.y: given {given}; mse takes {like.dtype} targets {[*counts, *output]}, shaped as the outputs"
+            )
+
+
+def check_weights_kind(name: str, samples: Samples, like: Tensor) -> None:
+    if samples.weights is not None:
+        _check_kind(f"{name}.weights", samples.weights, like, integers=False)
+
+
+def _check_kind(name: str, tensor: Tensor, like: Tensor, integers: bool) -> None:
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name}: given on {tensor.device}, but the model is on {like.device}; move one of them with .to()"
+        )
+    if tensor.dtype != like.dtype and not (integers and not tensor.is_floating_point()):
+        raise ValueError(
+            f"{name}: given {tensor.dtype}, but the model's parameters are {like.dtype}; "
+            f"convert with .to({like.dtype}), or the model with .to({tensor.dtype})"
+        )
+
+
+def check_weights(name: str, samples: Samples, plan: Plan) -> None:
+    """Looks at the weights: ValueError for one that is negative or not finite, and for a task that has none."""
+    weights = samples.weights
+    if weights is None:
+        return
+    bad = ~((weights >= 0) & weights.isfinite())
+    if bool(bad.any()):
+        task, sample = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}.weights: given {weights[task, sample].item()} for sample {sample} of task {task}; "
+            "allowed are finite numbers from 0, where 0 is padding"
+        )
+    real = (weights > 0).sum(1)
+    fewest, task = (int(value) for value in real.min(0))
+    if fewest == 0:
+        raise ValueError(f"{name}.weights: all weights of task {task} are zero; each task needs a sample that counts")
+    check_counts(f"{name}.weights, task {task}", fewest, plan)
+
+
+def check_labels(name: str, samples: Samples, ways: int) -> None:
+    """ValueError for a label outside 0 … ways − 1, padding aside."""
+    bad = (samples.y < 0) | (samples.y >= ways)
+    if samples.weights is not None:
+        bad &= samples.weights > 0
+    if bool(bad.any()):
+        task, sample = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}.y: given label {samples.y[task, sample].item()} for sample {sample} of task {task}; "
+            f"allowed are 0 to {ways - 1}, as the model has {ways} outputs"
+        )
+
+
+def check_finite(*sets: tuple[str, Samples]) -> None:
+    """ValueError where x or y holds NaN or infinity in a sample that counts; says which."""
+    for name, samples in sets:
+        for field, tensor in (("x", samples.x), ("y", samples.y)):
+            if not tensor.is_floating_point():
+                continue
+            bad = ~tensor.isfinite().flatten(2).all(2) if tensor.dim() > 2 else ~tensor.isfinite()  # [T, N]
+            if samples.weights is not None:
+                bad &= samples.weights > 0
+            if bool(bad.any()):
+                task, sample = bad.nonzero()[0].tolist()
+                raise ValueError(
+                    f"{name}.{field}: holds NaN or infinity, first in sample {sample} of task {task}; "
+                    "allowed are finite numbers: clean the data, or weigh such samples 0"
+                )
+
+
+def plain(batch: TaskBatch) -> TaskBatch:
+    """The batch without strides, graphs and inference mode, copied only where it has any."""
+    if _is_plain(batch.support) and _is_plain(batch.query):
+        return batch
+    return TaskBatch(plain_samples(batch.support), plain_samples(batch.query))
+
+
+def plain_samples(samples: Samples) -> Samples:
+    if _is_plain(samples):
+        return samples
+    weights = None if samples.weights is None else plain_tensor(samples.weights)
+    return Samples(plain_tensor(samples.x), plain_tensor(samples.y), weights)
+
+
+def _is_plain(samples: Samples) -> bool:
+    return all(
+        tensor is None or not (tensor.requires_grad or tensor.is_inference()) and tensor.is_contiguous()
+        for tensor in (samples.x, samples.y, samples.weights)
+    )
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous and known to no graph."""
+    if tensor.is_inference():
+        with torch.inference_mode(False):
+            return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.detach().contiguous()

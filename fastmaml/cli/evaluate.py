@@ -1,0 +1,71 @@
+"""fastmaml evaluate: judge a trained run again, perhaps on other tasks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fastmaml import checkpoint
+from fastmaml.cli.common import add_threads, recipe_of, set_threads
+from fastmaml.cli.options import add_options, flag, given
+from fastmaml.recipes import RECIPES, Recipe
+from fastmaml.recipes.options import options_of
+from fastmaml.recipes.run import CHECKPOINTS, judge
+from fastmaml.recipes.tables import evaluation_table, write_evaluation
+
+OPTIONS = (
+    "test_tasks", "test_steps", "test_shots", "test_queries", "shots", "queries",
+    "split", "split_seed", "test_rotations", "data", "inner_lr", "engine", "seed",
+)  # fmt: skip
+"""The fields of recipes that may differ from those of training."""
+
+
+def add_to(commands: Any) -> None:
+    help = "judge a trained run on test tasks"
+    parser = commands.add_parser("evaluate", help=help, description=help)
+    parser.add_argument(
+        "checkpoint", type=Path, help="folder that `fastmaml train` wrote, or one of the checkpoints in it"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV too")
+    add_threads(parser)
+    add_options(parser, *RECIPES.values(), only=OPTIONS, defaults="that of the run")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    set_threads(arguments)
+    path = _locate(arguments.checkpoint)
+    trained = dict(checkpoint.load(path).get("config", {}))
+    kind = RECIPES.get(trained.pop("recipe", ""))
+    if kind is None:
+        raise ValueError(f"{path} was not trained by a recipe of this version; known are {', '.join(RECIPES)}")
+    _check_known(kind, arguments)
+    recipe = recipe_of(kind, arguments, trained)
+    maml = recipe.maml()
+    checkpoint.load_model(path, maml)
+    evaluation = judge(recipe, maml)
+    print(evaluation_table(recipe, evaluation))
+    if arguments.csv is not None:
+        write_evaluation(recipe, evaluation, arguments.csv)
+    return 0
+
+
+def _locate(path: Path) -> Path:
+    """The checkpoint itself, or the last one in the folder of a run."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist; give a folder that `fastmaml train` wrote")
+    found = checkpoint.numbered(path / CHECKPOINTS) or checkpoint.numbered(path)
+    if not found:
+        raise FileNotFoundError(f"{path} holds no checkpoint; give a folder that `fastmaml train` wrote")
+    return found[-1]
+
+
+def _check_known(kind: type[Recipe], arguments: argparse.Namespace) -> None:
+    known = {item.name for item in options_of(kind)}
+    for other in RECIPES.values():
+        for name in given(other, arguments):
+            if name not in known:
+                raise ValueError(f"{flag(name)} is no option of a run of {kind.name}")

@@ -1,0 +1,44 @@
+"""fastmaml reproduce: the paper's figures and tables, from nothing."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fastmaml.cli.common import add_run_options, recipe_of, set_threads, stopped, trainer_options
+from fastmaml.cli.options import Parser, add_options
+from fastmaml.recipes.regression import Interrupted, Progress, RegressionFigure, learning_curves, methods
+from fastmaml.recipes.regression_report import result_table, write_report
+from fastmaml.recipes.run import write_text
+
+
+def add_to(commands: Any) -> None:
+    help = "train and draw what the paper shows, its numbers beside ours"
+    parser = commands.add_parser("reproduce", help=help, description=help)
+    experiments = parser.add_subparsers(title="experiments", metavar="EXPERIMENT", required=True, parser_class=Parser)
+    title = "figures 2, 3 and 6 and the table of the regression experiment, with the pretrained baseline and the oracle"
+    sinusoid = experiments.add_parser("sinusoid", help=title, description=title)
+    sinusoid.add_argument(
+        "--only", choices=("maml",), help="leave the baselines out: train MAML alone, a third of the time"
+    )
+    add_run_options(sinusoid, "runs/reproduce-sinusoid")
+    add_options(sinusoid, RegressionFigure, without=("test_shots",))
+    sinusoid.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    set_threads(arguments)
+    recipe = recipe_of(RegressionFigure, arguments)
+    assert isinstance(recipe, RegressionFigure)
+    progress = Progress(options=trainer_options(arguments))
+    try:
+        trained = methods(recipe, arguments.out, arguments.only == "maml", progress)
+    except Interrupted as interruption:
+        return stopped(interruption.result)
+    results = {method.name: learning_curves(recipe, method) for method in trained}
+    summary = result_table(recipe, results)
+    print(f"\n{summary}\n")
+    write_text(arguments.out / "table.txt", summary + "\n")
+    written = write_report(trained, results, arguments.out)
+    print("\n".join(f"wrote {path}" for path in written))
+    return 0

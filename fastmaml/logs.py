@@ -1,0 +1,145 @@
+"""What a training run writes down: CSV files and, if wanted, TensorBoard events."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastmaml.evaluation import Evaluation
+
+TRAIN_COLUMNS = ("iteration", "loss", "accuracy", "lr", "seconds")
+VALIDATION_COLUMNS = ("iteration", "steps", "loss", "loss_ci95", "accuracy", "accuracy_ci95")
+
+
+class CsvLog:
+    """A CSV file whose first column is the iteration, and which a resumed run continues.
+
+    Args:
+        path: the file, made if absent.
+        columns: the header; the first is "iteration".
+        after: the last iteration whose rows are kept; what follows, or is cut short, is cut off.
+    Raises:
+        ValueError: where the file has another header.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], after: int = 0) -> None:
+        self.columns = tuple(columns)
+        header = ",".join(self.columns).encode() + b"\n"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and lines[0] != header and header.startswith(lines[0]):
+            lines = []  # killed while writing the header
+        if lines and lines[0].rstrip(b"\r\n") != header.rstrip():
+            raise ValueError(f"{path}: has other columns than {self.columns}; move it away or give another log_dir")
+        kept = sum(map(len, _rows_to_keep(lines, after)))
+        self._file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file.truncate(kept)
+        self._file.seek(kept)
+        if not kept:
+            self._file.write(header)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends a row in one write; floats with all their digits, None as an empty field."""
+        self._file.write(",".join(_field(row.get(column)) for column in self.columns).encode() + b"\n")
+
+    def sync(self) -> None:
+        """Waits until the rows are on the disk, so that no checkpoint is ahead of its log."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardLog:
+    """TensorBoard events; those after iteration `after` of a former run are hidden.
+
+    Raises:
+        ImportError: where the tensorboard package is not installed.
+    """
+
+    def __init__(self, folder: Path, after: int = 0) -> None:
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter  # a second to import, so only where asked for
+
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, iteration: int, scalars: Mapping[str, float | None]) -> None:
+        for tag, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, iteration)  # type: ignore[no-untyped-call]
+
+    def sync(self) -> None:
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+def check_tensorboard() -> None:
+    """Raises ImportError, saying what to do, where the tensorboard package is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("tensorboard=True needs the tensorboard package: pip install tensorboard, or leave it out")
+
+
+class RunLog:
+    """The log of a run in its folder: train.csv, validation.csv and tensorboard/; nothing without a folder.
+
+    Args:
+        folder: where to write; it exists already.
+        after: the iteration that the run resumes after.
+        validation, tensorboard: whether to write these.
+    """
+
+    def __init__(self, folder: Path | None, after: int, validation: bool, tensorboard: bool) -> None:
+        self._train = self._validation = self._events = None
+        if folder is None:
+            return
+        self._train = CsvLog(folder / "train.csv", TRAIN_COLUMNS, after)
+        if validation:
+            self._validation = CsvLog(folder / "validation.csv", VALIDATION_COLUMNS, after)
+        if tensorboard:
+            self._events = TensorBoardLog(folder / "tensorboard", after)
+
+    def train(self, row: Mapping[str, Any]) -> None:
+        """A row of train.csv: the means since the row before."""
+        if self._train:
+            self._train.write(row)
+        if self._events:
+            scalars = {f"train/{name}": row.get(name) for name in ("loss", "accuracy", "lr")}
+            self._events.write(row["iteration"], scalars)
+
+    def validation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Rows of validation.csv, one of each number of inner steps."""
+        for row in evaluation.rows():
+            if self._validation:
+                self._validation.write({"iteration": iteration, **row})
+            if self._events:
+                scalars = {f"validation/{name}_step{row['steps']}": row[name] for name in ("loss", "accuracy")}
+                self._events.write(iteration, scalars)
+
+    def sync(self) -> None:
+        """Brings all rows to the disk."""
+        for log in self._open():
+            log.sync()
+
+    def close(self) -> None:
+        for log in self._open():
+            log.close()
+
+    def _open(self) -> list[CsvLog | TensorBoardLog]:
+        return [log for log in (self._train, self._validation, self._events) if log is not None]
+
+
+def _rows_to_keep(lines: list[bytes], after: int) -> list[bytes]:
+    """The header and the whole rows up to iteration `after`; rows are in the order of iterations."""
+    for index, line in enumerate(lines[1:], 1):
+        iteration = line.split(b",", 1)[0]
+        if not line.endswith(b"\n") or not iteration.isdigit() or int(iteration) > after:
+            return lines[:index]
+    return lines
+
+
+def _field(value: Any) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

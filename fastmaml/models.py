@@ -1,0 +1,116 @@
+"""The networks of the MAML paper (Finn, Abbeel, Levine 2017), as plain modules."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+WEIGHT_STD = 0.01  # of the authors' code, for every fully connected weight
+
+LINEAR_ONLY = ("*linear*",)
+"""`MAML(adapted=LINEAR_ONLY)` adapts the linear layers of `OmniglotMLP` in the inner loop but not the shifts
+of its batch norms, which are meta-learned alone: what the authors' code does."""
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    batch_norm: bool = False,
+    eps: float = 1e-3,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """A fully connected network: linear1, (norm1,) activation1, …, and a linear layer without activation.
+
+    Weights start as the authors' code has them: normal with σ = 0.01, truncated at 2σ, biases zero.
+
+    Batch norm always takes the statistics of the batch at hand, at test too, and has a learned shift but no
+    scale (its weight is frozen at 1), as in the authors' code. The linear layer before it has no bias: the
+    norm would subtract it again. The authors' code has these biases, but their gradient is zero, so they
+    change nothing.
+
+    Args:
+        sizes: inputs, the widths of the hidden layers, outputs.
+        activation: makes the module after each hidden layer.
+        batch_norm: put a batch norm between each hidden layer and its activation.
+        eps: added to the batch norm's variance. TensorFlow's 1e-3, which the authors had, matters: the
+            weights start so small that variances are of this size; PyTorch's default is 1e-5.
+        generator: draws the weights; torch's global one by default.
+
+    Raises:
+        ValueError: fewer than two sizes, or one below 1.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes={list(sizes)}: give inputs, hidden widths and outputs, each at least 1")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (inputs, outputs) in enumerate(pairwise(sizes[:-1]), start=1):
+        layers[f"linear{number}"] = _linear(inputs, outputs, not batch_norm, generator)
+        if batch_norm:
+            layers[f"norm{number}"] = _shift_only_norm(outputs, eps)
+        layers[f"activation{number}"] = activation()
+    layers[f"linear{len(sizes) - 1}"] = _linear(sizes[-2], sizes[-1], True, generator)
+    return nn.Sequential(layers)
+
+
+class SinusoidMLP(nn.Module):
+    """The regression network, 1-40-40-1 with ReLU (section 5.1). x is [..., inputs], the output [..., 1].
+
+    Args:
+        hidden: widths of the hidden layers.
+        inputs: 1, or 3 for the oracle, which is also given the amplitude and the phase.
+        generator: draws the weights; torch's global one by default.
+    """
+
+    def __init__(
+        self, hidden: Sequence[int] = (40, 40), inputs: int = 1, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.layers = mlp((inputs, *hidden, 1), generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class OmniglotMLP(nn.Module):
+    """The "no conv" network (section 5.2): 256-128-64-64, each with batch norm and ReLU, then a linear layer.
+
+    Images [N, channels, H, W], or [N, pixels], become logits [N, ways]. See `mlp` for batch norm and the
+    initial weights, and `LINEAR_ONLY` for what to adapt.
+
+    Args:
+        ways: classes of a task.
+        hidden: widths of the hidden layers.
+        pixels: inputs of an image.
+        generator: draws the weights; torch's global one by default.
+    """
+
+    def __init__(
+        self,
+        ways: int = 5,
+        hidden: Sequence[int] = (256, 128, 64, 64),
+        pixels: int = 28 * 28,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.layers = mlp((pixels, *hidden, ways), batch_norm=True, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.flatten(x))
+
+
+def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator | None) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias, device="meta").to_empty(device="cpu")  # draws no numbers yet
+    nn.init.trunc_normal_(layer.weight, std=WEIGHT_STD, a=-2 * WEIGHT_STD, b=2 * WEIGHT_STD, generator=generator)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _shift_only_norm(features: int, eps: float) -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(features, eps=eps, track_running_stats=False)
+    norm.weight.requires_grad_(False)
+    return norm

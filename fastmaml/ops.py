@@ -1,0 +1,160 @@
+"""What autograd and torch.compile know of a meta-step: a loss, and the meta-gradient that an engine has computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch._utils import _unflatten_dense_tensors  # one call for all parameters: a fifth of split and view
+
+from fastmaml.batch import Samples, TaskBatch
+
+
+class Owner(Protocol):
+    """What the op asks of the MAML that a compiled step belongs to."""
+
+    def computed(
+        self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """loss [], gradient [P], gradient of the learned inner lr, task losses [T], outputs [T, M, ...]."""
+
+    def output_shape(self, query_x: Tensor) -> tuple[int, ...]:
+        """Shape of one sample's output, without running anything."""
+
+
+_owners: WeakValueDictionary[int, Owner] = WeakValueDictionary()
+_handles = count(1)
+
+
+def register(owner: Owner) -> int:
+    """A number by which compiled code finds `owner` again, as long as someone else keeps it alive."""
+    handle = next(_handles)
+    _owners[handle] = owner
+    return handle
+
+
+class MetaLoss(torch.autograd.Function):
+    """Hands autograd the meta-gradient of a loss. apply(held, *inputs), where `held` is
+    (loss [], gradient [P], gradient of the learned inner lr | None, all parameters, slots of the meta-learned ones),
+    and `inputs` are the meta-learned parameters, then the learned inner lr if there is one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, held: tuple[Any, ...], *inputs: Tensor) -> Tensor:
+        ctx.held = held[1:]
+        loss: Tensor = held[0]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_graph()
+        gradient, lr_gradient, parameters, learned = ctx.held
+        scale = grad_outputs[0]
+        pieces = _unflatten_dense_tensors(gradient * scale, parameters)
+        if len(learned) < len(pieces):
+            pieces = [pieces[slot] for slot in learned]
+        return (None, *pieces) if lr_gradient is None else (None, *pieces, lr_gradient * scale)
+
+
+def _refuse_graph() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "meta_loss has no second derivative: backward or autograd.grad was called with create_graph=True. Leave it "
+            "out, or compute the meta-gradient as a function of the parameters (engines/reference.py shows how)"
+        )
+
+
+@torch.library.custom_op(
+    "fastmaml::meta_loss",
+    mutates_args=(),
+    schema="(Tensor[] parameters, Tensor? inner_lr, Tensor support_x, Tensor support_y, Tensor? support_weights, "
+    "Tensor query_x, Tensor query_y, Tensor? query_weights, int handle, int steps, bool details) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def meta_loss(
+    parameters: Sequence[Tensor],
+    inner_lr: Tensor | None,
+    support_x: Tensor,
+    support_y: Tensor,
+    support_weights: Tensor | None,
+    query_x: Tensor,
+    query_y: Tensor,
+    query_weights: Tensor | None,
+    handle: int,
+    steps: int,
+    details: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The meta-step as one opaque op, for torch.compile.
+
+    Args:
+        parameters: all of the model's. inner_lr: the learned inner lr. handle: from `register`.
+        details: whether the outputs are wanted.
+    Returns:
+        loss [], gradient [P], gradient of the inner lr, task losses [T], outputs [T, M, ...]; [0] for what is not
+        there. Only the loss is differentiable.
+    """
+    batch = TaskBatch(Samples(support_x, support_y, support_weights), Samples(query_x, query_y, query_weights))
+    loss, gradient, lr_gradient, task_losses, outputs = _owner(handle).computed(parameters, inner_lr, batch, steps)
+    nothing = loss.new_empty(0)
+    return (
+        loss,
+        gradient,
+        nothing if lr_gradient is None else lr_gradient,
+        task_losses,
+        outputs if details else loss.new_empty(0),
+    )
+
+
+def _owner(handle: int) -> Owner:
+    owner = _owners.get(int(handle))
+    if owner is None:
+        raise RuntimeError("the MAML that this compiled step was made for no longer exists; compile the step anew")
+    return owner
+
+
+@meta_loss.register_fake
+def _fake(
+    parameters: Sequence[Tensor],
+    inner_lr: Tensor | None,
+    support_x: Tensor,
+    support_y: Tensor,
+    support_weights: Tensor | None,
+    query_x: Tensor,
+    query_y: Tensor,
+    query_weights: Tensor | None,
+    handle: int,
+    steps: int,
+    details: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    first = parameters[0]
+    outputs = (*query_x.shape[:2], *_owner(handle).output_shape(query_x)) if details else (0,)
+    return (
+        first.new_empty(()),
+        first.new_empty(sum(parameter.numel() for parameter in parameters)),
+        first.new_empty(0) if inner_lr is None else torch.empty_like(inner_lr),
+        first.new_empty(query_x.shape[0]),
+        first.new_empty(outputs),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    parameters, inner_lr, *_ = inputs
+    _, gradient, lr_gradient, _, _ = output
+    ctx.shapes = [parameter.shape for parameter in parameters]
+    ctx.learns_lr = inner_lr is not None
+    ctx.save_for_backward(gradient, lr_gradient)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    gradient, lr_gradient = ctx.saved_tensors
+    pieces = (gradient * grad_loss).split([shape.numel() for shape in ctx.shapes])
+    gradients = [piece.reshape(shape) for piece, shape in zip(pieces, ctx.shapes, strict=True)]
+    return (gradients, lr_gradient * grad_loss if ctx.learns_lr else None, *[None] * 9)
+
+
+meta_loss.register_autograd(_backward, setup_context=_setup_context)

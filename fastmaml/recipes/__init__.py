@@ -1,0 +1,11 @@
+"""The paper's experiments, as data."""
+
+from __future__ import annotations
+
+from fastmaml.recipes.base import Recipe
+from fastmaml.recipes.omniglot import OmniglotMLPRecipe
+from fastmaml.recipes.sinusoid import SinusoidRecipe
+
+RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (SinusoidRecipe, OmniglotMLPRecipe)}
+
+__all__ = ["RECIPES", "OmniglotMLPRecipe", "Recipe", "SinusoidRecipe"]

@@ -1,0 +1,106 @@
+"""Runs of recipes: a folder each, whose checkpoints say what they hold, and which is resumed where it was left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastmaml import checkpoint
+from fastmaml.evaluation import Evaluation, evaluate
+from fastmaml.maml import MAML
+from fastmaml.recipes.base import Recipe
+from fastmaml.tasks import TaskSource
+from fastmaml.trainer import Trainer, TrainResult, Validation
+
+CHECKPOINTS = "checkpoints"
+"""Where in the folder of a run a Trainer keeps its checkpoints."""
+
+EVALUATION_BATCH = 100  # tasks adapted at a time
+
+_FREE = {
+    "iterations", "checkpoint_every", "engine", "data", "test_tasks", "test_steps", "test_shots", "test_queries",
+    "validate_every", "validation_tasks", "tuning_tasks",
+}  # fmt: skip
+"""Options that may change when a run is resumed: what an iteration does does not depend on them."""
+
+
+def train(recipe: Recipe, folder: Path, **options: Any) -> tuple[MAML, TrainResult]:
+    """Train a recipe in `folder`, or go on where a former run of it stopped there.
+
+    Args:
+        folder: for checkpoints and logs; made if absent.
+        options: further arguments of Trainer, such as progress.
+    Raises:
+        ValueError: the folder holds a run of another recipe, or of this one with other options.
+    """
+    check_folder(folder, recipe)
+    source = recipe.validation_source()
+    every, tasks = recipe.validate_every, recipe.validation_tasks
+    validation = Validation(source, every, tasks, recipe.test_steps, EVALUATION_BATCH) if source else None
+    return fit(recipe, recipe.maml(), recipe.train_source(), folder, validation=validation, **options)
+
+
+def fit(
+    recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options: Any
+) -> tuple[MAML, TrainResult]:
+    """Train any MAML on any source with the outer loop of a recipe."""
+    learned = [parameter for parameter in maml.parameters() if parameter.requires_grad]
+    trainer = Trainer(
+        maml,
+        source,
+        torch.optim.Adam(learned, lr=recipe.meta_lr, fused=True),
+        meta_batch=recipe.meta_batch,
+        iterations=recipe.iterations,
+        seed=recipe.seed,
+        log_dir=folder,
+        checkpoint_every=recipe.checkpoint_every,
+        config=description(recipe),
+        **options,
+    )
+    return maml, trainer.run()
+
+
+def judge(recipe: Recipe, maml: MAML, source: TaskSource | None = None) -> Evaluation:
+    """Loss and accuracy after 0 … test_steps inner steps on the recipe's test tasks, or on those of `source`."""
+    return evaluate(
+        maml,
+        recipe.test_source() if source is None else source,
+        tasks=recipe.test_tasks,
+        steps=recipe.test_steps,
+        meta_batch=EVALUATION_BATCH,
+        seed=recipe.test_seed,
+    )
+
+
+def description(recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint says of its recipe: the name as "recipe", and every option."""
+    return {"recipe": recipe.name, **asdict(recipe)}
+
+
+def check_folder(folder: Path, recipe: Recipe) -> None:
+    """Raises ValueError, naming the option, where the folder holds a run of something else."""
+    found = checkpoint.numbered(folder / CHECKPOINTS)
+    saved: Mapping[str, Any] = checkpoint.load(found[-1]).get("config", {}) if found else {}
+    own = description(recipe)
+    for key in saved.keys() - _FREE:
+        if own.get(key) != saved[key]:
+            raise ValueError(
+                f"{folder} holds a run with {key}={saved[key]!r}, and now {key}={own.get(key)!r} is asked for; "
+                "give the same to go on with it, or another folder by --out"
+            )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; its folder is made if absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

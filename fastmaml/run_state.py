@@ -1,0 +1,146 @@
+"""All that the next iterations depend on, as it goes into a checkpoint and comes back from one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastmaml.batch import TaskBatch
+from fastmaml.checkpoint import CheckpointError, check_tensors
+
+
+class Stream(Iterator[TaskBatch], Protocol):
+    """An endless iterator of meta-batches whose place can be saved, as `fastmaml.tasks.TaskStream`."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class Counters:
+    """Where a run is, and the sums of the log's next row."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    accuracy_sum: float | None = None
+    count: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    best_iteration: int | None = None
+    best_value: float | None = None
+
+    def add(self, loss: float, accuracy: float | None) -> None:
+        """Counts an iteration."""
+        self.iteration += 1
+        self.count += 1
+        self.loss_sum += loss
+        if accuracy is not None:
+            self.accuracy_sum = (self.accuracy_sum or 0.0) + accuracy
+
+    def close_row(self) -> None:
+        """Sets `loss` and `accuracy` to the means since the last row, and starts the next."""
+        if self.count:
+            self.loss = self.loss_sum / self.count
+            self.accuracy = None if self.accuracy_sum is None else self.accuracy_sum / self.count
+        self.loss_sum, self.accuracy_sum, self.count = 0.0, None, 0
+
+
+@dataclass
+class RunState:
+    """The parts of a run that change; `settings` and `config` do not, and say what run it is.
+
+    Args:
+        model: whose state_dict is saved; a MAML with its learned inner lr.
+        settings: what must be the same for a resumed run to be the same run, as `plain` data.
+        config: whatever the user wants to find again in the checkpoint; see `fastmaml.packing.pack`.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    stream: Stream
+    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
+    counters: Counters = dataclasses.field(default_factory=Counters)
+
+    def capture(self) -> dict[str, Any]:
+        """The state of a checkpoint; `fastmaml.checkpoint.save` writes it."""
+        return {
+            "iteration": self.counters.iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "stream": self.stream.state_dict(),
+            "random": _random_state(self._device()),
+            "counters": dataclasses.asdict(self.counters),
+            "settings": self.settings,
+            "config": self.config,
+        }
+
+    def restore(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Puts everything back as it was when `state` was captured; `path` is what errors name.
+
+        Raises:
+            CheckpointError: where it was captured in a run of other settings or from another model.
+        """
+        if "settings" not in state:
+            raise CheckpointError(f"{path}: holds no training run; give a checkpoint that a Trainer wrote")
+        check_tensors(path, state["model"], self.model.state_dict())
+        _check_settings(path, state["settings"], self.settings)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            self.stream.load_state_dict(state["stream"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: does not fit the optimizer, scheduler or task source ({error})") from error
+        self.model.load_state_dict(state["model"])
+        _set_random_state(state["random"])
+        self.counters = Counters(**state["counters"])
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def plain(value: Any) -> Any:
+    """What JSON makes of plain data: tuples become lists, and objects that it does not know their str."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    differences = [
+        f"{name} was {saved[name]!r} and is {own[name]!r} now"
+        for name in own
+        if name in saved and saved[name] != own[name]
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path}: was saved with other settings: {'; '.join(differences)}. "
+            "Give those of the saved run to continue it, or another log_dir to start a new one"
+        )
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of the global generators, which dropout in the model draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states[str(device)] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    for device, state in states.items():
+        if device != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state, device)

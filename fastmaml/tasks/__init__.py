@@ -1,0 +1,21 @@
+"""Where TaskBatches come from."""
+
+from fastmaml.tasks.base import BlockSource, TaskSource, TaskStream
+from fastmaml.tasks.episodes import QUARTER_TURNS, Episodes
+from fastmaml.tasks.omniglot import Omniglot, load_omniglot
+from fastmaml.tasks.sinusoid import SineWaves, Sinusoid
+from fastmaml.tasks.splits import Split, random_split
+
+__all__ = [
+    "QUARTER_TURNS",
+    "BlockSource",
+    "Episodes",
+    "Omniglot",
+    "SineWaves",
+    "Sinusoid",
+    "Split",
+    "TaskSource",
+    "TaskStream",
+    "load_omniglot",
+    "random_split",
+]

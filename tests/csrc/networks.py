@@ -1,0 +1,84 @@
+"""Random networks and batches for the core's tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastmaml.batch import Samples, TaskBatch
+from fastmaml.gradients import GradientRule, SecondOrder
+from fastmaml.plan import InnerLr, Plan
+
+
+@dataclass(frozen=True)
+class Problem:
+    plan: Plan
+    parameters: Tensor
+    inner_lr: InnerLr
+    batch: TaskBatch
+    steps: int
+    rule: GradientRule
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        lr = InnerLr(self.inner_lr.values.to(dtype), self.inner_lr.uniform, self.inner_lr.learned)
+        return Problem(self.plan, self.parameters.to(dtype), lr, self.batch.to(dtype), self.steps, self.rule)
+
+
+def network(widths: list[int], activation: type[nn.Module], norm: str, bias: bool = True) -> nn.Sequential:
+    """Linear layers with `norm` ("none", "plain", "affine") and an activation between each two."""
+    layers: list[nn.Module] = []
+    for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers.append(nn.Linear(fan_in, fan_out, bias=bias))
+        if index < len(widths) - 2:
+            if norm != "none":
+                layers.append(nn.BatchNorm1d(fan_out, affine=norm == "affine", track_running_stats=False))
+            layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+def problem(
+    widths: list[int],
+    *,
+    activation: type[nn.Module] = nn.Tanh,
+    norm: str = "none",
+    tasks: int = 3,
+    support: int = 5,
+    query: int = 4,
+    steps: int = 2,
+    loss: str = "mse",
+    ragged: bool = False,
+    learned: bool = False,
+    rule: GradientRule | None = None,
+    bias: bool = True,
+    seed: int = 0,
+) -> Problem:
+    """A float64 problem, the same for the same arguments."""
+    torch.manual_seed(seed)
+    module = network(widths, activation, norm, bias).double()
+    plan = Plan.of(module, loss)
+    parameters = plan.flatten(list(module.parameters())).detach()
+    parameters = parameters + 0.1 * torch.randn_like(parameters)
+    batch = TaskBatch(*(samples(tasks, n, widths, loss, ragged) for n in (support, query)))
+    inner_lr = InnerLr(torch.full_like(parameters, 0.05), True, learned)
+    return Problem(plan, parameters, inner_lr, batch, steps, rule or SecondOrder())
+
+
+def samples(tasks: int, n: int, widths: list[int], loss: str, ragged: bool) -> Samples:
+    x = torch.randn(tasks, n, widths[0], dtype=torch.float64)
+    if loss == "mse":
+        y = torch.randn(tasks, n, widths[-1], dtype=torch.float64)
+    else:
+        y = torch.randint(0, widths[-1], (tasks, n))
+    weights = None
+    if ragged:
+        weights = torch.rand(tasks, n, dtype=torch.float64) + 0.1
+        if n > 2:
+            weights[:, n // 2] = 0
+    return Samples(x, y, weights)
+
+
+def relative(value: Tensor, truth: Tensor) -> float:
+    """Norm-wise relative error; NaN anywhere gives NaN, which no bound lets through."""
+    return float((value.double() - truth).norm() / truth.norm().clamp_min(1e-300))

@@ -1,0 +1,76 @@
+"""Caches: stored whole, found by their sources, never used when damaged."""
+
+import numpy as np
+import pytest
+
+from fastmaml.tasks import cache
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMAML_CACHE", str(tmp_path / "kept"))
+    return cache.path_for("things", ["a", "b"])
+
+
+ARRAYS = {"numbers": np.arange(1000), "names": np.array(["x", "y"])}
+
+
+def test_arrays_come_back(path):
+    assert cache.load(path, ARRAYS) is None
+    cache.store(path, ARRAYS)
+    loaded = cache.load(path, ARRAYS)
+    assert all(np.array_equal(loaded[name], ARRAYS[name]) for name in ARRAYS)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_other_sources_have_another_file(path):
+    assert cache.path_for("things", ["a", "b"]) == path
+    assert cache.path_for("things", ["a", "c"]) != path
+
+
+def test_the_folder_is_the_users_cache_by_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTMAML_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.path_for("things", []).parent == tmp_path / "fastmaml"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.path_for("things", []).parent == tmp_path / ".cache" / "fastmaml"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.1, 0.5, 0.99])
+def test_a_file_cut_short_is_not_used(path, kept):
+    cache.store(path, ARRAYS)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if kept < 1 else -1])
+    assert cache.load(path, ARRAYS) is None
+
+
+def test_a_flipped_byte_is_noticed(path):
+    cache.store(path, ARRAYS)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    assert cache.load(path, ARRAYS) is None
+
+
+def test_a_file_without_an_array_is_not_used(path):
+    cache.store(path, {"numbers": ARRAYS["numbers"]})
+    assert cache.load(path, ARRAYS) is None
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FASTMAML_CACHE", str(tmp_path / "file" / "within"))
+    path = cache.path_for("things", [])
+    cache.store(path, ARRAYS)
+    assert cache.load(path, ARRAYS) is None
+
+
+def test_an_interrupted_store_leaves_nothing(path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache.store(path, ARRAYS)
+    assert list(path.parent.iterdir()) == []

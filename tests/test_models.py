@@ -1,0 +1,108 @@
+"""The paper's networks: their shapes, their first weights, and that they are straight lines to a Plan."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastmaml.models import LINEAR_ONLY, OmniglotMLP, SinusoidMLP, mlp
+from fastmaml.plan import BatchNormLayer, FlattenLayer, LinearLayer, Plan, ReLULayer, TanhLayer
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def kinds(plan):
+    assert plan.layers is not None, plan.obstacle
+    return [type(layer) for layer in plan.layers]
+
+
+def test_the_sinusoid_network():
+    model = SinusoidMLP()
+    assert model(torch.zeros(25, 10, 1)).shape == (25, 10, 1)
+    plan = Plan.of(model)
+    assert kinds(plan) == [LinearLayer, ReLULayer, LinearLayer, ReLULayer, LinearLayer]
+    assert plan.num_parameters == 80 + 1640 + 41
+
+
+def test_the_oracles_network_takes_three_inputs():
+    assert SinusoidMLP(inputs=3)(torch.zeros(10, 3)).shape == (10, 1)
+
+
+def test_the_omniglot_network():
+    model = OmniglotMLP(ways=20)
+    images = torch.rand(40, 1, 28, 28)
+    assert model(images).shape == (40, 20)
+    assert torch.equal(model(images), model(images.flatten(1)))
+    plan = Plan.of(model, "cross_entropy")
+    hidden = [LinearLayer, BatchNormLayer, ReLULayer]
+    assert kinds(plan) == [FlattenLayer, *hidden * 4, LinearLayer]
+    assert [layer.out_features for layer in plan.layers if isinstance(layer, LinearLayer)] == [256, 128, 64, 64, 20]
+    learned = sum(slot.numel for slot in plan.slots if slot.meta_learned)
+    assert learned == 784 * 256 + 256 * 128 + 128 * 64 + 64 * 64 + (256 + 128 + 64 + 64) + 64 * 20 + 20
+
+
+@pytest.mark.parametrize("model", [SinusoidMLP, OmniglotMLP])
+def test_first_weights_are_the_authors(model):
+    for name, parameter in model(generator=seeded()).named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all()
+        elif "linear" in name:
+            assert parameter.abs().max() <= 0.02
+            if parameter.numel() > 1000:
+                assert parameter.abs().max() > 0.018
+                assert abs(parameter.std().item() - 0.0088) < 0.0005  # of a normal cut off at 2σ: 0.88 σ
+                assert abs(parameter.mean().item()) < 0.001
+
+
+def test_batch_norm_has_a_shift_and_no_scale():
+    norms = [module for module in OmniglotMLP().modules() if isinstance(module, nn.BatchNorm1d)]
+    assert len(norms) == 4
+    for norm in norms:
+        assert (norm.weight == 1).all()
+        assert not norm.weight.requires_grad
+        assert norm.bias.requires_grad
+        assert norm.eps == 1e-3
+
+
+def test_batch_norm_takes_the_batch_at_hand_at_test_too():
+    model, images = OmniglotMLP(), torch.rand(10, 784)
+    assert torch.equal(model.train()(images), model.eval()(images))
+    assert not torch.allclose(model(images)[:5], model(images[:5]), rtol=1e-3)
+
+
+def test_only_the_linear_layers_adapt_with_the_pattern():
+    plan = Plan.of(OmniglotMLP(), "cross_entropy", adapted=LINEAR_ONLY)
+    for slot in plan.slots:
+        assert slot.adapted == ("linear" in slot.name)
+        assert slot.meta_learned == (not ("norm" in slot.name and slot.name.endswith("weight")))
+
+
+@pytest.mark.parametrize("model", [SinusoidMLP, OmniglotMLP])
+def test_a_generator_gives_the_same_weights_and_spares_the_global_one(model):
+    before = torch.get_rng_state()
+    first, again, other = (model(generator=seeded(seed)).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["layers.linear1.weight"], other["layers.linear1.weight"])
+
+
+def test_the_global_generator_draws_without_one():
+    torch.manual_seed(3)
+    first = SinusoidMLP().state_dict()
+    torch.manual_seed(3)
+    again = SinusoidMLP().state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_an_mlp_of_any_widths_and_activation():
+    model = mlp((3, 7, 2), activation=nn.Tanh)
+    assert kinds(Plan.of(model)) == [LinearLayer, TanhLayer, LinearLayer]
+    assert model(torch.zeros(4, 3)).shape == (4, 2)
+    assert kinds(Plan.of(mlp((3, 2)))) == [LinearLayer]
+
+
+@pytest.mark.parametrize("sizes", [(), (3,), (3, 0, 1)])
+def test_bad_sizes_are_named(sizes):
+    with pytest.raises(ValueError, match="sizes="):
+        mlp(sizes)
