@@ -47,7 +47,7 @@ def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) ->
         entries,
         operations=necessary(plan, *sizes, problem.steps),
         sgemm_rate=2 * SGEMM_SIZE**3 / product.seconds,
-        overhead=python_overhead(problem),
+        overhead=python_overhead(problem) if entries[0].seconds is not None else None,
     )
 
 

@@ -1,11 +1,10 @@
-"""fastmaml: a drop-in MAML trainer for PyTorch whose batched inner loop runs in its own kernels."""
+"""fastmaml: a MAML trainer for PyTorch whose batched inner loop runs in its own kernels."""
 
-from fastmaml.adapted import AdaptedTasks
+from fastmaml.adapted import AdaptedTasks, Details
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
-from fastmaml.maml import MAML, Details
-
-__version__ = "0.1.0"
+from fastmaml.maml import MAML
+from fastmaml.plan import Plan
 
 __all__ = [
     "MAML",
@@ -13,7 +12,9 @@ __all__ = [
     "Details",
     "FirstOrder",
     "GradientRule",
+    "Plan",
     "Samples",
     "SecondOrder",
     "TaskBatch",
 ]
+__version__ = "0.1.0"

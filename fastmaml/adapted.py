@@ -2,36 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 
-from fastmaml.checks import check_inputs
-from fastmaml.engines import Engine
-from fastmaml.plan import Plan
+if TYPE_CHECKING:
+    from fastmaml.maml import MAML
 
 
+@dataclass(frozen=True, eq=False)
 class AdaptedTasks:
-    """What `MAML.adapt_tasks` gives: call it on inputs [T, M, ...] for the T networks' outputs [T, M, ...].
+    """What `MAML.adapt_tasks` gives.
 
     Args:
-        parameters: fast parameters [T, P], in the order of model.named_parameters().
-        losses: support losses [T, K], each before its step.
+        maml: where they come from; its model gives the architecture, and its engine runs it.
+        parameters: the fast parameters [T, P].
+        losses: support losses [T, K], each taken before its inner step.
     """
 
-    def __init__(self, plan: Plan, engine: Engine, parameters: Tensor, losses: Tensor) -> None:
-        self.plan, self.engine, self.parameters, self.losses = plan, engine, parameters, losses
+    maml: MAML
+    parameters: Tensor
+    losses: Tensor
 
     def __len__(self) -> int:
-        return int(self.parameters.shape[0])
+        """T."""
+        return len(self.parameters)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Outputs [T, M, ...]; task t's inputs go through task t's network."""
-        if x.dim() < 2 or x.shape[0] != len(self) or x.shape[1] < 1:
-            raise ValueError(f"x: given shape {list(x.shape)}; allowed is [{len(self)}, M, ...] with M of at least 1")
-        check_inputs(self.plan, x, "x", self.parameters)
-        return self.engine.predict(self.plan, self.parameters, x.detach())
+        """Outputs [T, M, ...] of the adapted networks on x [T, M, ...], in no graph.
+
+        Raises:
+            ValueError, TypeError: where x is none for these networks; the message says why.
+        """
+        return self.maml.run_adapted(self.parameters, x)
 
     def state_dict(self, task: int) -> dict[str, Tensor]:
-        """One task's parameters by name, as copies: model.load_state_dict(..., strict=False) takes them."""
-        if not 0 <= task < len(self):
+        """The adapted network of one task, for `load_state_dict` of a model like the wrapped one.
+
+        Its buffers are those of the model. Raises IndexError for a task that is not there.
+        """
+        if not -len(self) <= task < len(self):
             raise IndexError(f"task: given {task}; allowed are 0 to {len(self) - 1}")
-        return {name: value.clone() for name, value in self.plan.unflatten(self.parameters[task]).items()}
+        model, plan = self.maml.model, self.maml.plan
+        fast = plan.unflatten(self.parameters[task])
+        adapted = {id(p): fast[name] for name, p in model.named_parameters()}
+        state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            state[name] = adapted[id(parameter)].clone()
+        return state
+
+
+@dataclass(frozen=True, eq=False)
+class Details:
+    """More of a meta-step, in no graph.
+
+    Args:
+        task_losses: query losses [T].
+        outputs: of the adapted networks on the query set [T, M, ...]; zero in rows of padding.
+    """
+
+    task_losses: Tensor
+    outputs: Tensor
+
+
+def without_padding(outputs: Tensor, weights: Tensor | None) -> Tensor:
+    """Outputs [T, M, ...] with zeros where the weight [T, M] is."""
+    if weights is None:
+        return outputs
+    real = (weights > 0).reshape(weights.shape + (1,) * (outputs.dim() - 2))
+    return torch.where(real, outputs, 0)

@@ -1,79 +1,87 @@
-"""The inner step size as a user gives it, and as engines take it."""
+"""The inner step size: from what the user says to one number of each element of the flat vector."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastmaml.plan import InnerLr, ParameterSlot, Plan, matching
+from fastmaml.plan import InnerLr, Plan, matching
 
 LearnLr = Literal[False, "parameter", "element"]
 
 
-def rates(lr: float | Mapping[str, float], names: list[str]) -> dict[str, float]:
-    """Each parameter's inner lr.
+def by_slot(lr: float | Mapping[str, float], plan: Plan) -> list[float]:
+    """The step size of each of the plan's parameters; the first pattern that matches a name counts.
 
-    Args:
-        lr: one number, or {fnmatch pattern on parameter names: number}, where later patterns win.
     Raises:
-        TypeError, ValueError: unless every number is finite and every parameter has one.
+        TypeError, ValueError: for what is no finite number ≥ 0, a pattern that matches nothing, or an adapted
+        parameter that no pattern matches.
     """
     if not isinstance(lr, Mapping):
-        return dict.fromkeys(names, _rate(lr))
-    found: dict[str, float] = {}
-    for pattern, value in lr.items():
-        found.update(dict.fromkeys(matching("lr", [pattern], names), _rate(value)))
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(f"lr: given patterns {list(lr)}, which leave out {missing}; add a pattern '*' in front")
+        return [_checked(lr)] * len(plan.slots)
+    names = [slot.name for slot in plan.slots]
+    matching("lr", lr, names)
+    rates = {pattern: _checked(value, f"lr[{pattern!r}]") for pattern, value in lr.items()}
+    found = []
+    for slot in plan.slots:
+        rate = next((value for pattern, value in rates.items() if fnmatchcase(slot.name, pattern)), None)
+        if rate is None and slot.adapted:
+            raise ValueError(f"lr: no pattern matches the adapted parameter '{slot.name}'; add one, such as '*': 0.01")
+        found.append(rate or 0.0)
     return found
 
 
-def _rate(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"lr: given {value!r}; allowed is a number, or a mapping from name patterns to numbers")
-    if not math.isfinite(value):
-        raise ValueError(f"lr: given {value}; allowed are finite numbers")
+def _checked(value: float, name: str = "lr") -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: given {value!r}; allowed is a number, or a mapping of fnmatch patterns to numbers")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: given {value!r}; allowed are finite numbers from 0")
     return float(value)
 
 
-def learned_rates(
-    learn_lr: LearnLr, values: Mapping[str, float], slots: Sequence[ParameterSlot], like: Tensor
-) -> nn.ParameterList:
-    """One learned inner lr of each parameter tensor, or of each of its elements (Meta-SGD, arXiv 1707.09835)."""
+def check_learn(learn_lr: object) -> None:
     if learn_lr not in (False, "parameter", "element"):
         raise ValueError(f"learn_lr: given {learn_lr!r}; allowed are False, 'parameter' and 'element'")
-    if learn_lr is False:
-        return nn.ParameterList()
-    shapes = [slot.shape if learn_lr == "element" else () for slot in slots]
-    full = [like.new_full(shape, values[slot.name]) for shape, slot in zip(shapes, slots, strict=True)]
-    return nn.ParameterList([nn.Parameter(rate) for rate in full])
 
 
-def fixed(plan: Plan, values: Mapping[str, float], like: Tensor) -> InnerLr:
-    """The plain case: numbers, spread over the flat vector of the plan."""
-    pieces = [like.new_full((slot.numel,), values[slot.name] if slot.adapted else 0.0) for slot in plan.slots]
-    return InnerLr(torch.cat(pieces), uniform=True, learned=False)
+def initial(rates: list[float], plan: Plan, learn_lr: str, like: Tensor) -> Tensor:
+    """What is learned: [number of parameters] for "parameter", [P] for "element"."""
+    values = torch.tensor(rates, dtype=like.dtype, device=like.device)
+    return values if learn_lr == "parameter" else _spread(values, plan)
 
 
-def current(plan: Plan, learned: Sequence[Tensor]) -> InnerLr:
-    """Learned step sizes as they stand, spread over the flat vector."""
-    pieces = [
-        rate.detach().reshape(-1).expand(slot.numel) if slot.adapted else rate.detach().new_zeros(slot.numel)
-        for rate, slot in zip(learned, plan.slots, strict=True)
-    ]
-    return InnerLr(torch.cat(pieces), uniform=all(rate.dim() == 0 for rate in learned), learned=True)
+class InnerLrOf:
+    """The InnerLr of one Plan, on one device, in one dtype."""
+
+    def __init__(self, plan: Plan, rates: list[float], like: Tensor) -> None:
+        adapted = torch.tensor([float(slot.adapted) for slot in plan.slots], dtype=like.dtype, device=like.device)
+        self.plan = plan
+        self.mask = _spread(adapted, plan)  # [P]
+        values = _spread(torch.tensor(rates, dtype=like.dtype, device=like.device), plan)
+        self.fixed = InnerLr(torch.where(self.mask > 0, values, 0))
+
+    def learned(self, inner_lr: Tensor) -> InnerLr:
+        """Of a learned tensor, [number of parameters] or [P]."""
+        values = inner_lr.detach().to(self.mask)
+        uniform = values.numel() == len(self.plan.slots)
+        if uniform:
+            values = _spread(values, self.plan)
+        return InnerLr(torch.where(self.mask > 0, values, 0), uniform, learned=True)
+
+    def gradient(self, of_values: Tensor, inner_lr: Tensor) -> Tensor:
+        """Gradient with respect to InnerLr.values [P], as one with respect to the learned tensor."""
+        masked = torch.where(self.mask > 0, of_values, 0)
+        if inner_lr.numel() == len(self.plan.slots):
+            masked = torch.stack([piece.sum() for piece in masked.split(self.plan.sizes)])
+        return masked.to(inner_lr)
 
 
-def gradients(plan: Plan, flat: Tensor, learned: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient [P] with respect to InnerLr.values, folded to each learned step size's shape."""
-    pieces = flat.split(plan.sizes)
-    folded = []
-    for piece, rate, slot in zip(pieces, learned, plan.slots, strict=True):
-        piece = piece if slot.adapted else torch.zeros_like(piece)
-        folded.append(piece.sum() if rate.dim() == 0 and slot.shape != () else piece.view(rate.shape))
-    return folded
+def _spread(by_slot: Tensor, plan: Plan) -> Tensor:
+    """[number of parameters] -> [P]."""
+    return by_slot.repeat_interleave(torch.tensor(plan.sizes, device=by_slot.device))

@@ -1,54 +1,52 @@
-"""MAML: wraps a model, calls an engine, hands autograd the result."""
+"""MAML around any nn.Module: a loss whose backward pass is the meta-gradient."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, overload
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from fastmaml import engines, inner_lr, ops
-from fastmaml.adapted import AdaptedTasks
+from fastmaml import checks, inner_lr, ops
+from fastmaml.adapted import AdaptedTasks, Details, without_padding
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.checks import blame_data, check_samples, check_steps
-from fastmaml.engines import Engine, MetaGradient
+from fastmaml.engines.base import Engine, MetaGradient
 from fastmaml.gradients import GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
-
-
-class Details(NamedTuple):
-    """Beside the meta-loss, detached: query losses [T] and the adapted networks' query outputs [T, M, ...]."""
-
-    task_losses: Tensor
-    outputs: Tensor
-
-
-class _Resolved(NamedTuple):
-    plan: Plan
-    engines: list[Engine]  # all that may run it, the fastest first
-    refusals: list[tuple[str, str]]
+from fastmaml.state import State
 
 
 class MAML(nn.Module):
-    """Model-agnostic meta-learning of a model's initialisation.
+    """Model-agnostic meta-learning of a network's initialisation.
+
+    Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017,
+    algorithms 1 and 2 (arXiv 1703.03400); a learned inner lr: Li et al., "Meta-SGD", 2017 (arXiv 1707.09835).
+
+        maml = MAML(model, lr=0.4, steps=1, loss="cross_entropy")
+        optimizer = torch.optim.Adam(maml.parameters(), lr=1e-3)
+        maml.meta_loss(batch).backward()
+        optimizer.step()
 
     Args:
-        model: any nn.Module; its structure must not change afterwards. Networks that are a straight line of Linear,
-            BatchNorm1d, ReLU, Tanh and Flatten run in the compiled core.
-        lr: inner step size α, or {fnmatch pattern on parameter names: α}.
+        model: the network. It is wrapped, not copied; its buffers, running statistics included, stay as they are.
+        lr: inner step size, of a mean-reduced loss; one number, or {fnmatch pattern on parameter names: number},
+            of which the first that matches counts.
         steps: inner steps K ≥ 1.
-        loss: "mse", "cross_entropy", or a callable loss(outputs [N, ...], targets [N, ...]) -> mean.
-        rule: how the meta-gradient is taken, see `fastmaml.gradients`.
-        engine: "auto" takes the fastest that runs the model; else "cpu", "functional" or "reference".
-        adapted: fnmatch patterns of the parameters that inner steps change; None for all (ANIL: the head's).
-        meta_learned: patterns of the parameters that get a meta-gradient; None for all.
-        learn_lr: "parameter" learns α of each parameter tensor, "element" of each number (Meta-SGD).
+        loss: "mse", "cross_entropy", or a callable loss(outputs [N, ...], targets [N, ...][, weights [N]]) -> mean.
+        rule: how the meta-gradient is taken.
+        engine: "auto" (the fastest that runs the model), a name in `fastmaml.engines.NAMES`, or an Engine.
+        adapted, meta_learned: fnmatch patterns on parameter names: which ones inner steps change, and which ones get
+            a meta-gradient; None for all. Parameters with requires_grad=False are neither.
+        learn_lr: False, or one learned step size for each "parameter" or each "element"; then `maml.inner_lr`, in
+            the order of `maml.plan.slots`, is among maml.parameters().
     Raises:
-        TypeError, ValueError: naming the argument, what was given and what is allowed.
-    Source: Finn, Abbeel, Levine 2017, algorithm 1 (arXiv 1703.03400).
+        TypeError, ValueError: naming the argument, what was given, and what is allowed.
     """
+
+    inner_lr: nn.Parameter | None
 
     def __init__(
         self,
@@ -56,214 +54,241 @@ class MAML(nn.Module):
         lr: float | Mapping[str, float] = 0.01,
         steps: int = 1,
         loss: str | Callable[..., Tensor] = "mse",
-        rule: GradientRule | None = None,
-        engine: str = "auto",
+        rule: GradientRule = SecondOrder(),  # noqa: B008 - frozen
+        engine: str | Engine = "auto",
         adapted: Iterable[str] | None = None,
         meta_learned: Iterable[str] | None = None,
         learn_lr: inner_lr.LearnLr = False,
     ) -> None:
         super().__init__()
-        rule = SecondOrder() if rule is None else rule
         if not isinstance(rule, GradientRule):
-            raise TypeError(f"rule: given {rule!r}; allowed is a gradient rule such as SecondOrder() or FirstOrder()")
-        if engine != "auto":
-            engines.get(engine)
-        self._patterns = (_kept(adapted), _kept(meta_learned))
-        self.loss, self.rule, self.steps, self._engine_name = loss, rule, check_steps(steps, 1), engine
-        plan = Plan.of(model, loss, *self._patterns)
-        self.model = model
-        self._all_modules = tuple(model.modules())
-        self._rates = inner_lr.rates(lr, [slot.name for slot in plan.slots])
-        self.inner_lr = inner_lr.learned_rates(learn_lr, self._rates, plan.slots, next(model.parameters()))
-        self._forget()
-        self._resolve()
+            raise TypeError(f"rule: given {rule!r}; allowed is a GradientRule, such as SecondOrder() or FirstOrder()")
+        inner_lr.check_learn(learn_lr)
+        self.lr, self.loss, self.rule, self.asked_engine = lr, loss, rule, engine
+        self.adapted, self.meta_learned = _kept(adapted), _kept(meta_learned)
+        self.steps = checks.whole_number("steps", steps, 1)
+        self.learn_lr = learn_lr
+        self.inner_lr = None
+        if isinstance(model, nn.Module):  # Plan.of says what is wrong otherwise
+            self.model = model
+        else:
+            Plan.of(model)
+        self._state: State | None = None
+        self._handle = ops.register(self)
+        if learn_lr:
+            state = self._current()
+            self.inner_lr = nn.Parameter(inner_lr.initial(state.rates, state.plan, learn_lr, state.like))
+        self._current()
 
-    def _forget(self) -> None:
-        self._resolved: dict[Any, _Resolved] = {}
-        self._fixed: dict[Any, InnerLr] = {}
-        self._number: int | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_resolved": {}, "_fixed": {}, "_number": None}
-
-    @property
-    def learns_lr(self) -> bool:
-        return len(self.inner_lr) > 0
+    def forward(self, x: Tensor) -> Tensor:
+        """The wrapped model's own output."""
+        outputs: Tensor = self.model(x)
+        return outputs
 
     @property
     def plan(self) -> Plan:
-        """The model's plan in its present mode."""
-        return self._resolve().plan
+        """The model's Plan in its present mode."""
+        return self._current().plan
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs the model as it is now."""
-        return self._resolve().engines[0]
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """The wrapped model's own forward."""
-        return self.model(*inputs, **named)
+        """The engine that runs the model in its present mode."""
+        return self._current().engines[0]
 
     def explain(self) -> str:
-        """Which engine runs, and why not each faster one, naming the layer."""
-        found = self._resolve()
-        lines = [f"engine '{found.engines[0].name}' runs {type(self.model).__name__}"]
-        if self._engine_name != "auto":
-            return f"{lines[0]}, as it was asked for (engine={self._engine_name!r})"
-        faster = engines.NAMES[: engines.NAMES.index(found.engines[0].name)]
-        lines += [f"not '{name}': {reason}" for name, reason in found.refusals if name in faster]
-        return "\n".join(lines)
+        """Which engine runs the model, and why not each faster one."""
+        return self._current().explain()
+
+    def extra_repr(self) -> str:
+        lr = f"learned per {self.learn_lr}" if self.learn_lr else self.lr
+        return f"lr={lr}, steps={self.steps}, loss={self.loss!r}, rule={self.rule}, engine={self.asked_engine!r}"
 
     @overload
-    def meta_loss(self, batch: Any, steps: int | None = None, *, details: Literal[False] = False) -> Tensor: ...
+    def meta_loss(self, batch: Any, steps: int | None = None, details: Literal[False] = False) -> Tensor: ...
+
     @overload
     def meta_loss(self, batch: Any, steps: int | None = None, *, details: Literal[True]) -> tuple[Tensor, Details]: ...
 
     def meta_loss(
-        self, batch: Any, steps: int | None = None, *, details: bool = False
+        self, batch: Any, steps: int | None = None, details: bool = False
     ) -> Tensor | tuple[Tensor, Details]:
-        """Mean query loss after adaptation; backward() puts the meta-gradient into the model's parameters.
+        """The mean query loss over tasks after the inner steps; its backward pass gives the meta-gradient.
+
+        The gradient is computed at once, by the engine. Under torch.no_grad() the loss is in no graph.
 
         Args:
-            batch: a TaskBatch, (support_x, support_y, query_x, query_y) or {"train": (x, y), "test": (x, y)}.
-            steps: inner steps, if others than the MAML's own.
-            details: also give `Details`; not inside torch.compile.
+            batch: a TaskBatch, (support_x, support_y, query_x, query_y), or {"train": (x, y), "test": (x, y)};
+                x is [T, N, ...]; y is [T, N] int64 labels or [T, N, outputs] targets.
+            steps: inner steps ≥ 1, if others than the MAML's own.
+            details: whether to return (loss, Details(task_losses [T], outputs [T, M, ...])).
         Returns:
-            a scalar in the autograd graph, differentiable once.
+            a scalar. It may be infinite or NaN where training diverges.
         Raises:
-            TypeError, ValueError: for bad input, NaN in the data included. A loss that is not finite although the
-            data are is returned as it is.
+            TypeError, ValueError: naming the argument, what was given, and what is allowed; NaN in the data, too.
         """
-        batch, steps = TaskBatch.of(batch), self.steps if steps is None else steps
-        tensors = [*self._parameter_list(), *self.inner_lr]
         if torch.compiler.is_compiling():
-            return self._compiled_meta_loss(tensors, batch, steps, details)
-        found: list[MetaGradient] = []
-        loss = ops.MetaLoss.apply(self, batch, steps, found, *tensors)
+            return self._compiled(batch, steps, details)
+        batch = checks.plain(TaskBatch.of(batch))
+        steps = self.steps if steps is None else checks.whole_number("steps", steps, 1)
+        state = self._current()
+        loss, result, lr_gradient = self._computed(state, state.parameters, self.inner_lr, batch, steps)
+        if torch.is_grad_enabled():
+            loss = _wired(loss, result.gradient, lr_gradient, state, self.inner_lr)
         if not details:
             return loss
-        return loss, Details(found[0].query_losses, found[0].query_outputs)
+        outputs = without_padding(result.query_outputs, batch.query.weights)
+        return loss, Details(result.query_losses, outputs)
 
     def adapt_tasks(self, support: Any, steps: int | None = None) -> AdaptedTasks:
-        """Adapts to each task's support set.
+        """Adapts the model to T tasks.
 
         Args:
-            support: Samples, (x [T, N, ...], y) or (x, y, weights).
-            steps: inner steps, if others than the MAML's own; 0 gives the initialisation.
+            support: Samples, (x [T, N, ...], y) or (x, y, weights [T, N]).
+            steps: inner steps ≥ 0, if others than the MAML's own; 0 gives the initialisation.
+        Raises:
+            as `meta_loss`.
         """
-        support = Samples.of(support, "support")
-        steps = check_steps(self.steps if steps is None else steps, 0)
-        tensors = [*self._parameter_list(), *self.inner_lr]
-        found = self._resolve()
-        support.check("support")
-        check_samples(found.plan, support, "support", tensors[0], labels=True)
-        engine = self._runner(found, support)
-        parameters = found.plan.flatten([tensor.detach() for tensor in tensors[: len(found.plan.slots)]])
-        rates = self._inner_lr(found.plan, tensors)
-        fast, losses = engine.adapt(found.plan, parameters, rates, _detached(support), steps)
-        if not bool(losses.isfinite().all()):
-            blame_data(support)
-        return AdaptedTasks(found.plan, engine, fast, losses)
+        support = checks.plain_samples(Samples.of(support))
+        steps = self.steps if steps is None else checks.whole_number("steps", steps, 0)
+        state = self._current()
+        with _no_graph():
+            found = state.engines_for(("support", support))
+            self._check_adaptable(state, steps)
+            parameters, lr = state.flatten(state.parameters), self._inner_lr(state, self.inner_lr)
+            fast, losses = state.run(found, lambda engine: engine.adapt(state.plan, parameters, lr, support, steps))
+            if not math.isfinite(losses.sum().item()):
+                checks.check_finite(("support", support))
+        return AdaptedTasks(self, fast, losses)
 
     def predict(self, batch: Any, x: Tensor | None = None, steps: int | None = None) -> Tensor:
-        """Outputs [T, M, ...] after adaptation: on x, or on the query set of a whole batch."""
+        """Adapts to a support set, then runs the adapted networks on x: outputs [T, M, ...].
+
+        Args:
+            batch: a support set, as `adapt_tasks` takes it, or a TaskBatch, whose support set is meant.
+            x: inputs [T, M, ...]; may be left out for a TaskBatch, whose query.x is then meant.
+        """
+        if isinstance(batch, dict) or (isinstance(batch, (tuple, list)) and len(batch) == 4):
+            batch = TaskBatch.of(batch)
+        if isinstance(batch, TaskBatch):
+            x = batch.query.x if x is None else x
+            batch = batch.support
         if x is None:
-            tasks = TaskBatch.of(batch)
-            return self.adapt_tasks(tasks.support, steps)(tasks.query.x)
-        return self.adapt_tasks(batch.support if isinstance(batch, TaskBatch) else batch, steps)(x)
+            raise TypeError("x: not given; it may be left out only where a whole TaskBatch is given")
+        return self.adapt_tasks(batch, steps)(x)
 
-    def _compiled_meta_loss(self, tensors: list[Tensor], batch: TaskBatch, steps: int, details: bool) -> Tensor:
-        if details:
-            raise ValueError("details: given True inside torch.compile; call meta_loss(details=True) outside of it")
-        if self._number is None:
-            raise RuntimeError("call MAML.prepare_compile() before compiling a step around meta_loss")
-        s, q = batch.support, batch.query
-        return ops.meta_loss_op(tensors, s.x, s.y, s.weights, q.x, q.y, q.weights, self._number, steps)[0]
+    def run_adapted(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Outputs [T, M, ...] of fast parameters [T, P] on x [T, M, ...], in no graph."""
+        state, tasks = self._current(), len(parameters)
+        Samples(x, x).check("x") if isinstance(x, Tensor) else _not_tensor(x)
+        if x.shape[0] != tasks:
+            raise ValueError(f"x: given shape {list(x.shape)}; allowed is [{tasks}, M, ...], as {tasks} tasks are adapted")
+        with _no_graph():
+            found = state.taking(state.check_x("x", x))
+            inputs = checks.plain_tensor(x)
+            return state.run(found, lambda engine: engine.predict(state.plan, parameters, inputs))
 
-    def _run(self, batch: TaskBatch, steps: int, tensors: Sequence[Tensor]) -> tuple[Plan, MetaGradient]:
-        """Checks everything, and has the engine take the meta-gradient."""
-        steps = check_steps(steps, 1)
-        found = self._resolve()
-        plan, labels = found.plan, not found.engines[0].checks_labels
-        batch.check()
-        check_samples(plan, batch.support, "support", tensors[0], labels)
-        check_samples(plan, batch.query, "query", tensors[0], labels)
-        engine = self._runner(found, batch.support, batch.query)
-        parameters = plan.flatten([tensor.detach() for tensor in tensors[: len(plan.slots)]])
-        batch = TaskBatch(_detached(batch.support), _detached(batch.query))
-        result = engine.meta_gradient(plan, parameters, self._inner_lr(plan, tensors), batch, steps, self.rule)
-        if not math.isfinite(result.query_losses.sum().item()):
-            blame_data(batch)
-        return plan, result
+    def computed(
+        self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """What compiled code calls: loss, gradient, gradient of the inner lr, task losses, outputs."""
+        loss, result, lr_gradient = self._computed(self._current(), parameters, inner_lr, checks.plain(batch), steps)
+        outputs = without_padding(result.query_outputs, batch.query.weights)
+        return loss, result.gradient, lr_gradient, result.query_losses, outputs
 
-    def _runner(self, found: _Resolved, *sets: Samples) -> Engine:
-        """The first engine that takes these samples."""
-        reasons = []
-        for engine in found.engines:
-            refusals = [engine.data_refusal(found.plan, samples) for samples in sets]
-            if engine.needs_layers:
-                refusals += [found.plan.shape_obstacle(tuple(samples.x.shape[2:])) for samples in sets]
-            reason = next((refusal for refusal in refusals if refusal is not None), None)
-            if reason is None:
-                return engine
-            reasons.append(f"'{engine.name}': {reason}")
-        raise ValueError(f"engine: none takes this batch. {'; '.join(reasons)}")
+    def output_shape(self, query_x: Tensor) -> tuple[int, ...]:
+        """Shape of one sample's output, without running anything."""
+        known = self._current().output_shape(tuple(query_x.shape[2:]))
+        if known is None:
+            raise RuntimeError("details: the shape of the outputs is not known yet; call meta_loss once uncompiled")
+        return known
 
-    def _inner_lr(self, plan: Plan, tensors: Sequence[Tensor]) -> InnerLr:
-        learned = tensors[len(plan.slots) :]
-        if learned:
-            return inner_lr.current(plan, learned)
-        key = (id(plan), tensors[0].dtype, tensors[0].device)
-        if key not in self._fixed:
-            self._fixed[key] = inner_lr.fixed(plan, self._rates, tensors[0].detach())
-        return self._fixed[key]
-
-    def _parameter_list(self) -> list[Tensor]:
-        return list(dict.fromkeys(p for m in self._all_modules for p in m._parameters.values() if p is not None))
-
-    def _resolve(self) -> _Resolved:
-        """Plan and engines of the model as it is now: its mode, dtype, device and frozen parameters."""
-        parameters = self._parameter_list()
-        first = parameters[0]
-        key = (
-            tuple([module.training for module in self._all_modules]),
-            tuple([parameter.requires_grad for parameter in parameters]),
-            first.dtype,
-            first.device,
-        )
-        found = self._resolved.get(key)
-        if found is None:
-            found = self._resolved[key] = self._decide(first)
-        return found
-
-    def _decide(self, first: Tensor) -> _Resolved:
-        plan = Plan.of(self.model, self.loss, *self._patterns)
-        if self._engine_name == "auto":
-            return _Resolved(plan, *engines.candidates(plan, self.rule, first.device, first.dtype))
-        engine = engines.get(self._engine_name)
-        refusal = engine.refusal(plan, self.rule, first.device, first.dtype)
-        if refusal is not None:
-            raise ValueError(
-                f"engine: given {self._engine_name!r}, which cannot run this model: {refusal}; engine='auto' "
-                "takes one that can"
+    def _computed(
+        self,
+        state: State,
+        parameters: Sequence[Tensor],
+        learned_lr: Tensor | None,
+        batch: TaskBatch,
+        steps: int,
+    ) -> tuple[Tensor, MetaGradient, Tensor | None]:
+        with _no_graph():
+            found = state.engines_for(("support", batch.support), ("query", batch.query))
+            self._check_adaptable(state, steps)
+            flat, lr = state.flatten(parameters), self._inner_lr(state, learned_lr)
+            result = state.run(
+                found, lambda engine: engine.meta_gradient(state.plan, flat, lr, batch, steps, self.rule)
             )
-        return _Resolved(plan, [engine], [])
+            loss = result.query_losses.mean()
+            if not math.isfinite(loss.item()):
+                checks.check_finite(("support", batch.support), ("query", batch.query))
+            lr_gradient = None
+            if learned_lr is not None and result.inner_lr_gradient is not None:
+                lr_gradient = state.inner_lr().gradient(result.inner_lr_gradient, learned_lr)
+        return loss, result, lr_gradient
 
-    def prepare_compile(self) -> MAML:
-        """Makes the meta-loss known to torch.compile; call it once before compiling a step around it."""
-        if self._number is None:
-            self._number = ops.register(self)
-        return self
+    def _compiled(self, batch: Any, steps: int | None, details: bool) -> Tensor | tuple[Tensor, Details]:
+        batch = TaskBatch.of(batch)
+        support, query = batch.support, batch.query
+        loss, _, _, task_losses, outputs = ops.meta_loss(
+            list(self.model.parameters()),
+            self.inner_lr,
+            support.x,
+            support.y,
+            support.weights,
+            query.x,
+            query.y,
+            query.weights,
+            self._handle,
+            self.steps if steps is None else steps,
+            details,
+        )
+        return (loss, Details(task_losses, outputs)) if details else loss
+
+    def _check_adaptable(self, state: State, steps: int) -> None:
+        if steps and self.adapted is None and not any(slot.adapted for slot in state.plan.slots):
+            raise ValueError(
+                "model: no parameter has requires_grad=True, so inner steps would change none; call "
+                "model.requires_grad_(), or give adapted=[] if that is meant"
+            )
+
+    def _inner_lr(self, state: State, learned: Tensor | None) -> InnerLr:
+        return state.inner_lr().fixed if learned is None else state.inner_lr().learned(learned)
+
+    def _current(self) -> State:
+        state = self._state
+        if state is None or not state.is_current:
+            state = self._state = State(self)
+        return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_state": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._handle = ops.register(self)
 
 
-def _kept(patterns: Iterable[str] | None) -> tuple[str, ...] | None:
-    if patterns is None or isinstance(patterns, str):
-        return None if patterns is None else (patterns,)
-    return tuple(patterns)
+def _wired(
+    loss: Tensor, gradient: Tensor, lr_gradient: Tensor | None, state: State, learned_lr: Tensor | None
+) -> Tensor:
+    """The loss, in a graph that gives the parameters their meta-gradient."""
+    held = (loss, gradient, lr_gradient, state.parameters, state.wired)
+    inputs = state.wired_parameters if learned_lr is None else [*state.wired_parameters, learned_lr]
+    wired: Tensor = ops.MetaLoss.apply(held, *inputs)  # type: ignore[no-untyped-call]
+    return wired
 
 
-def _detached(samples: Samples) -> Samples:
-    x, y, weights = samples.x, samples.y, samples.weights
-    if not (x.requires_grad or y.requires_grad or (weights is not None and weights.requires_grad)):
-        return samples
-    return Samples(x.detach(), y.detach(), None if weights is None else weights.detach())
+def _no_graph() -> AbstractContextManager[Any]:
+    if not torch.is_inference_mode_enabled():
+        return torch.no_grad()
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.no_grad())
+    return stack
+
+
+def _kept(patterns: Iterable[str] | None) -> tuple[str, ...] | str | None:
+    return patterns if patterns is None or isinstance(patterns, str) else tuple(patterns)
+
+
+def _not_tensor(x: object) -> None:
+    raise TypeError(f"x: given {type(x).__name__}; allowed is a torch.Tensor [T, M, ...]")

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from fastmaml.adapted import Details
 from fastmaml.batch import TaskBatch
-from fastmaml.maml import MAML, Details
+from fastmaml.maml import MAML
 from fastmaml.metrics import task_accuracies
 from fastmaml.nonfinite import NonFiniteStep
 

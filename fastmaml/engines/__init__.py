@@ -100,3 +100,8 @@ def _load_cpu() -> tuple[Engine | None, str | None]:
         )
         return None, absence
     return CpuEngine(), None
+
+
+def rank(name: str) -> int:
+    """Place in the order of speed, 0 for the fastest; engines from elsewhere come last."""
+    return NAMES.index(name) if name in NAMES else len(NAMES)
