@@ -1,79 +1,85 @@
 # From a bare clone (python3, make, g++): `make demo` trains the paper's sinusoid, `make test` runs every check.
-PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
-BIN    := $(VENV)/bin
 RUN    ?= runs/demo
-CORE   := $(wildcard csrc/*) CMakeLists.txt setup.py pyproject.toml
+# Where everything runs. A Python given on the command line (make ext PYTHON=...) is taken as it is, without set-up.
+PYTHON  = $(VENV)/bin/python
+BIN     = $(dir $(PYTHON))
+has     = $(if $(filter file,$(origin PYTHON)),$(VENV)/.has-$(1))
+
+# Two OpenMP runtimes in one process would otherwise spin against each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: help demo test lint unit isas sanitize wheel bench clean format
+.PHONY: help demo test lint unit isas sanitize wheel bench ext format clean
+.NOTPARALLEL:
+
 help:
 	@echo "make demo      train the paper's sinusoid experiment; table and figure in $(RUN)"
-	@echo "make test      linters, types, all tests on every instruction set, sanitizers"
+	@echo "make test      linters, types, sanitizers, all tests, those of the core on every instruction set"
 	@echo "make wheel     build a wheel and try it in a fresh environment"
 	@echo "make bench     compare with JAX, torch.compile, torch.func, learn2learn, ... in one run"
+	@echo "make ext       build the C++ core in place; make ext PYTHON=python3 for a Python of your own"
 	@echo "make format    format Python and C++"
-	@echo "make clean     remove everything that was built"
+	@echo "make clean     remove everything that was built or set up"
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q "$(TORCH)" numpy setuptools wheel cmake ninja pybind11
+demo: $(call has,plots) ext
+	$(PYTHON) -m fastmaml reproduce sinusoid --only maml --out $(RUN)
 
-$(VENV)/installed: $(BIN)/python $(CORE)
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[plots]"
+test: lint sanitize isas unit
+
+# torch comes first and by exact version: asked for in any other way, pip may choose a build of several gigabytes.
+$(VENV)/.has-torch:
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install -q "$(TORCH)" numpy "setuptools>=77" cmake ninja pybind11
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[test]"
+# One stamp for each extra of pyproject.toml. The checkout itself is what is installed.
+$(VENV)/.has-%: $(VENV)/.has-torch pyproject.toml setup.py
+	$(PYTHON) -m pip install -q --no-build-isolation -e ".[$*]"
 	@touch $@
 
-demo: $(VENV)/installed
-	$(BIN)/fastmaml reproduce sinusoid --only maml --out $(RUN)
+# ninja compiles what has changed, which is mostly nothing
+ext: $(call has,plots)
+	@$(PYTHON) setup.py -q build_ext --inplace
 
-test: lint unit isas sanitize
-	@echo "all checks passed"
+lint: $(call has,test)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(BIN)clang-format --dry-run -Werror csrc/*.h csrc/*.cpp
 
-lint: $(VENV)/installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp
+format: $(call has,test)
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+	$(BIN)clang-format -i csrc/*.h csrc/*.cpp
 
-format: $(VENV)/installed-test
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp
+unit: $(call has,test) ext
+	$(PYTHON) -m pytest -q -n 2
 
-unit: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -n 2
+# The core's tests with each instruction set forced that this processor has.
+isas: $(call has,test) ext
+	for isa in $$($(PYTHON) -c "from fastmaml import _core; print(*_core.supported_isas())"); do \
+	  echo "FASTMAML_ISA=$$isa"; FASTMAML_ISA=$$isa $(PYTHON) -m pytest -q tests/csrc || exit 1; done
 
-# The same parity tests with each instruction set forced (one that the processor lacks is skipped by name).
-isas: $(VENV)/installed-test
-	for isa in $$($(BIN)/python -c "from fastmaml import _core; print(*_core.supported_isas())"); do \
-	  echo "FASTMAML_ISA=$$isa"; FASTMAML_ISA=$$isa $(BIN)/python -m pytest -q tests/csrc || exit 1; done
-
-# The core under AddressSanitizer and UBSan: bugs of the core fail here, leaks of Python itself are not ours.
+# The core under AddressSanitizer and UBSan. What Python itself never frees is not its leak.
 SANITIZED := build/sanitized
-sanitize: $(VENV)/installed-test
-	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DFASTMAML_SANITIZE=ON \
-	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
-	$(BIN)/cmake --build $(SANITIZED)
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 FASTMAML_CORE=$(abspath $(SANITIZED)) \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/csrc
+RUNTIMES   = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
+sanitize: $(call has,test)
+	FASTMAML_SANITIZE=1 $(PYTHON) setup.py -q build_ext --build-lib $(SANITIZED)
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 FASTMAML_CORE=$(abspath $(SANITIZED))/fastmaml \
+	  $(PYTHON) -m pytest -q -p no:cacheprovider tests/csrc
 
-wheel: $(VENV)/installed
-	rm -rf build/wheel && mkdir -p build/wheel
-	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w build/wheel .
-	$(BIN)/python -m bench.try_wheel build/wheel/*.whl --torch "$(TORCH)"
+# By way of the source archive, so that whatever is missing from that is found too.
+wheel: $(call has,plots)
+	rm -rf build/wheel
+	$(PYTHON) setup.py -q sdist --dist-dir build/wheel
+	$(PYTHON) -m pip wheel -q --no-deps --wheel-dir build/wheel build/wheel/fastmaml-*.tar.gz
+	.ci/try-wheel build/wheel/fastmaml-*.whl "$(TORCH)"
 
-bench: $(VENV)/installed
-	$(BIN)/python -m pip install -q jax jaxlib && $(BIN)/python -m pip install -q --no-deps higher torchopt optree
-	$(BIN)/python -m bench.cpu
+bench: $(call has,bench) ext
+	$(PYTHON) -m bench.cpu
+	$(PYTHON) -m bench.memory
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastmaml/_core*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis

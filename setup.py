@@ -31,9 +31,7 @@ def program(name: str) -> str:
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)
     if found is None:
-        raise SystemExit(
-            f"{name} was not found: pip install {name}, or set FASTMAML_PURE_PYTHON=1 to go without C++"
-        )
+        raise SystemExit(f"{name} was not found: pip install {name}, or set FASTMAML_PURE_PYTHON=1 to go without C++")
     return found
 
 
@@ -56,7 +54,8 @@ class CMakeBuild(build_ext):
         sanitize = is_set("FASTMAML_SANITIZE")
         tree = ROOT / "build" / f"{sys.implementation.cache_tag}-{'sanitize' if sanitize else 'release'}"
         run(
-            *(program("cmake"), "-S", ROOT, "-B", tree, "-G", "Ninja"),
+            *(program("cmake"), "--log-level=NOTICE", "-S", ROOT, "-B", tree, "-G", "Ninja"),
+            "-DCMAKE_INSTALL_MESSAGE=NEVER",
             f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

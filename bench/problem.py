@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from fastmaml.engines.reference import ReferenceEngine
 from fastmaml.gradients import SecondOrder
 from fastmaml.plan import InnerLr, Plan
 from fastmaml.tasks import Sinusoid
-
 
 _MARGIN_SEED = 220
 
@@ -82,7 +82,7 @@ def omniglot_mlp(steps: int = 1, tasks: int = 32, ways: int = 5, shots: int = 1,
     torch.manual_seed(_MARGIN_SEED)
     widths = (784, 256, 128, 64, 64)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         norm = nn.BatchNorm1d(outputs, track_running_stats=False)
         layers += [nn.Linear(inputs, outputs), norm, nn.ReLU()]
     network = nn.Sequential(*layers, nn.Linear(widths[-1], ways))

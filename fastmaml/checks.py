@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastmaml.batch import Samples, TaskBatch
+from fastmaml.batch import Samples
 from fastmaml.plan import BatchNormLayer, Plan
 
 
@@ -25,10 +26,40 @@ def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
 
 
 def signature(samples: Samples) -> tuple[Any, ...]:
-    """All that `check_samples` looks at, so that it need not look twice. AttributeError for what is no tensor."""
+    """All of the samples but their numbers, to see at a glance that they are as before.
+
+    Raises AttributeError or TypeError for what is no tensor.
+    """
     x, y, weights = samples.x, samples.y, samples.weights
-    key = (x.shape, x.dtype, x.device, y.shape, y.dtype, y.device)
-    return key if weights is None else (*key, weights.shape, weights.dtype, weights.device)
+    key = (
+        *(x.shape, x.dtype, x.device, x.is_contiguous(), x.requires_grad, x.is_inference()),
+        *(y.shape, y.dtype, y.device, y.is_contiguous(), y.requires_grad, y.is_inference()),
+    )
+    return key if weights is None else (*key, *signature(Samples(weights, weights)))
+
+
+def check_parameters(plan: Plan, parameters: Sequence[Tensor]) -> None:
+    """Raises ValueError unless the parameters fit into one flat vector: one floating dtype, one device."""
+    first = parameters[0]
+    if not first.is_floating_point():
+        raise ValueError(f"model: its parameters are {first.dtype}; allowed are floating-point numbers")
+    for slot, parameter in zip(plan.slots, parameters, strict=True):
+        if (parameter.dtype, parameter.device) != (first.dtype, first.device):
+            raise ValueError(
+                f"model: '{plan.slots[0].name}' is {first.dtype} on {first.device}, but '{slot.name}' is "
+                f"{parameter.dtype} on {parameter.device}; all parameters share one dtype and device: call model.to()"
+            )
+
+
+def check_tasks(sets: Sequence[tuple[str, Samples]]) -> None:
+    """ValueError unless all sets have the same number of tasks."""
+    first, tasks = sets[0][0], sets[0][1].num_tasks
+    for name, samples in sets:
+        if samples.num_tasks != tasks:
+            raise ValueError(
+                f"{name}.x: given {samples.num_tasks} tasks, but {first}.x has {tasks}; "
+                "all are [T, ...] of the same tasks"
+            )
 
 
 def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
@@ -68,11 +99,10 @@ def check_targets(name: str, samples: Samples, plan: Plan, output: tuple[int, ..
             raise ValueError(f"loss: cross_entropy takes logits [N, ways], but the model's outputs are [N, *{output}]")
         if y.dtype != torch.int64 or list(y.shape) != counts:
             raise ValueError(f"{name}.y: given {given}; cross_entropy takes torch.int64 labels {counts}")
-    elif plan.loss_name == "mse":
-        if y.dtype != like.dtype or list(y.shape) != [*counts, *output]:
-            raise ValueError(
-                f"{name}.y: given {given}; mse takes {like.dtype} targets {[*counts, *output]}, shaped as the outputs"
-            )
+    elif plan.loss_name == "mse" and (y.dtype != like.dtype or list(y.shape) != [*counts, *output]):
+        raise ValueError(
+            f"{name}.y: given {given}; mse takes {like.dtype} targets {[*counts, *output]}, shaped as the outputs"
+        )
 
 
 def check_weights_kind(name: str, samples: Samples, like: Tensor) -> None:
@@ -141,29 +171,24 @@ def check_finite(*sets: tuple[str, Samples]) -> None:
                 )
 
 
-def plain(batch: TaskBatch) -> TaskBatch:
-    """The batch without strides, graphs and inference mode, copied only where it has any."""
-    if _is_plain(batch.support) and _is_plain(batch.query):
-        return batch
-    return TaskBatch(plain_samples(batch.support), plain_samples(batch.query))
+def is_plain(samples: Samples) -> bool:
+    """Whether all tensors are contiguous, in no graph, and not made in inference mode."""
+    weights = samples.weights
+    return _is_plain(samples.x) and _is_plain(samples.y) and (weights is None or _is_plain(weights))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and not tensor.requires_grad and not tensor.is_inference()
 
 
 def plain_samples(samples: Samples) -> Samples:
-    if _is_plain(samples):
-        return samples
-    weights = None if samples.weights is None else plain_tensor(samples.weights)
-    return Samples(plain_tensor(samples.x), plain_tensor(samples.y), weights)
+    """The samples with tensors as `plain` makes them."""
+    weights = None if samples.weights is None else plain(samples.weights)
+    return Samples(plain(samples.x), plain(samples.y), weights)
 
 
-def _is_plain(samples: Samples) -> bool:
-    return all(
-        tensor is None or not (tensor.requires_grad or tensor.is_inference()) and tensor.is_contiguous()
-        for tensor in (samples.x, samples.y, samples.weights)
-    )
-
-
-def plain_tensor(tensor: Tensor) -> Tensor:
-    """The tensor, contiguous and known to no graph."""
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous, in no graph, and not made in inference mode; copied only where that takes it."""
     if tensor.is_inference():
         with torch.inference_mode(False):
             return tensor.clone(memory_format=torch.contiguous_format)

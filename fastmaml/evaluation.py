@@ -108,9 +108,9 @@ def evaluate(
     for name, value, least in (("tasks", tasks, 2), ("steps", steps, 0), ("meta_batch", meta_batch, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: given {value!r}; allowed are integers from {least}")
-    generator = torch.Generator().manual_seed(seed)
+    generator, parameter = torch.Generator().manual_seed(seed), next(maml.parameters())
     parts = [
-        _evaluate_batch(maml, placed(source.sample(min(meta_batch, tasks - done), generator), maml), steps)
+        _evaluate_batch(maml, placed(source.sample(min(meta_batch, tasks - done), generator), parameter), steps)
         for done in range(0, tasks, meta_batch)
     ]
     losses, accuracies = zip(*parts, strict=True)
@@ -118,9 +118,9 @@ def evaluate(
     return Evaluation(torch.cat(losses, dim=1), known)
 
 
-def placed(batch: Any, maml: MAML) -> TaskBatch:
-    """The batch as a TaskBatch on the device and in the floating dtype of the parameters."""
-    batch, parameter = TaskBatch.of(batch), next(maml.parameters())
+def placed(batch: Any, parameter: Tensor) -> TaskBatch:
+    """The batch as a TaskBatch on the device and in the floating dtype of a parameter."""
+    batch = TaskBatch.of(batch)
     x = batch.support.x
     if x.device == parameter.device and (x.dtype == parameter.dtype or not x.is_floating_point()):
         return batch

@@ -84,9 +84,9 @@ class Loop:
         counters, stream, schedule = self.state.counters, self.state.stream, self.schedule
         if self.folder is not None and counters.iteration == 0:
             self._save()  # fails early, and a resumed run needs no seeded model
-        loss = accuracy = None
+        parameter = next(self.state.model.parameters())
         while counters.iteration < schedule.iterations and self.interrupts.signal is None:
-            batch = placed(next(stream), self.step.maml)
+            batch = placed(next(stream), parameter)
             try:
                 loss, accuracy = self.step(batch)
             except NonFiniteStep as error:
@@ -94,8 +94,7 @@ class Loop:
             counters.add(loss, accuracy)
             self.progress.show(counters.iteration, loss, accuracy)
             self._record(counters.iteration)
-        if loss is not None:
-            self.progress.draw(counters.iteration)
+        self.progress.draw(counters.iteration)
         counters.seconds = time.perf_counter() - self._started
         if self.folder is not None and self._saved != counters.iteration:
             self._save()

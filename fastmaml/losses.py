@@ -71,7 +71,9 @@ def resolve(loss: str | Callable[..., Tensor]) -> tuple[str | None, LossFn]:
             raise ValueError(f"loss: given {loss!r}; allowed are {sorted(NAMED)} or a callable(outputs, targets)")
         return loss, NAMED[loss]
     if not callable(loss):
-        raise TypeError(f"loss: given {type(loss).__name__}; allowed are {sorted(NAMED)} or a callable(outputs, targets)")
+        raise TypeError(
+            f"loss: given {type(loss).__name__}; allowed are {sorted(NAMED)} or a callable(outputs, targets)"
+        )
     for name, function in NAMED.items():
         if loss is function:
             return name, function

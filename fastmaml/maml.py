@@ -10,11 +10,13 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from fastmaml import checks, inner_lr, ops
+from fastmaml import checks, ops
 from fastmaml.adapted import AdaptedTasks, Details, without_padding
+from fastmaml.autograd import Computed, MetaLoss
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.base import Engine, MetaGradient
 from fastmaml.gradients import GradientRule, SecondOrder
+from fastmaml.inner_lr import LearnLr, check_learn, initial
 from fastmaml.plan import InnerLr, Plan
 from fastmaml.state import State
 
@@ -58,12 +60,12 @@ class MAML(nn.Module):
         engine: str | Engine = "auto",
         adapted: Iterable[str] | None = None,
         meta_learned: Iterable[str] | None = None,
-        learn_lr: inner_lr.LearnLr = False,
+        learn_lr: LearnLr = False,
     ) -> None:
         super().__init__()
         if not isinstance(rule, GradientRule):
             raise TypeError(f"rule: given {rule!r}; allowed is a GradientRule, such as SecondOrder() or FirstOrder()")
-        inner_lr.check_learn(learn_lr)
+        check_learn(learn_lr)
         self.lr, self.loss, self.rule, self.asked_engine = lr, loss, rule, engine
         self.adapted, self.meta_learned = _kept(adapted), _kept(meta_learned)
         self.steps = checks.whole_number("steps", steps, 1)
@@ -77,7 +79,7 @@ class MAML(nn.Module):
         self._handle = ops.register(self)
         if learn_lr:
             state = self._current()
-            self.inner_lr = nn.Parameter(inner_lr.initial(state.rates, state.plan, learn_lr, state.like))
+            self.inner_lr = nn.Parameter(initial(state.rates, state.plan, learn_lr, state.like))
         self._current()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,11 +95,11 @@ class MAML(nn.Module):
     @property
     def engine(self) -> Engine:
         """The engine that runs the model in its present mode."""
-        return self._current().engines[0]
+        return self._current().choice.engines[0]
 
     def explain(self) -> str:
         """Which engine runs the model, and why not each faster one."""
-        return self._current().explain()
+        return self._current().choice.explain()
 
     def extra_repr(self) -> str:
         lr = f"learned per {self.learn_lr}" if self.learn_lr else self.lr
@@ -109,9 +111,7 @@ class MAML(nn.Module):
     @overload
     def meta_loss(self, batch: Any, steps: int | None = None, *, details: Literal[True]) -> tuple[Tensor, Details]: ...
 
-    def meta_loss(
-        self, batch: Any, steps: int | None = None, details: bool = False
-    ) -> Tensor | tuple[Tensor, Details]:
+    def meta_loss(self, batch: Any, steps: int | None = None, details: bool = False) -> Tensor | tuple[Tensor, Details]:
         """The mean query loss over tasks after the inner steps; its backward pass gives the meta-gradient.
 
         The gradient is computed at once, by the engine. Under torch.no_grad() the loss is in no graph.
@@ -128,16 +128,15 @@ class MAML(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self._compiled(batch, steps, details)
-        batch = checks.plain(TaskBatch.of(batch))
+        batch = TaskBatch.of(batch)
         steps = self.steps if steps is None else checks.whole_number("steps", steps, 1)
         state = self._current()
-        loss, result, lr_gradient = self._computed(state, state.parameters, self.inner_lr, batch, steps)
+        result, loss = self._run(state, state.parameters, self.inner_lr, batch, steps)
         if torch.is_grad_enabled():
-            loss = _wired(loss, result.gradient, lr_gradient, state, self.inner_lr)
+            loss = self._wired(state, result, loss)
         if not details:
             return loss
-        outputs = without_padding(result.query_outputs, batch.query.weights)
-        return loss, Details(result.query_losses, outputs)
+        return loss, Details(result.query_losses, without_padding(result.query_outputs, batch.query.weights))
 
     def adapt_tasks(self, support: Any, steps: int | None = None) -> AdaptedTasks:
         """Adapts the model to T tasks.
@@ -148,14 +147,14 @@ class MAML(nn.Module):
         Raises:
             as `meta_loss`.
         """
-        support = checks.plain_samples(Samples.of(support))
+        support = Samples.of(support)
         steps = self.steps if steps is None else checks.whole_number("steps", steps, 0)
         state = self._current()
         with _no_graph():
-            found = state.engines_for(("support", support))
-            self._check_adaptable(state, steps)
-            parameters, lr = state.flatten(state.parameters), self._inner_lr(state, self.inner_lr)
-            fast, losses = state.run(found, lambda engine: engine.adapt(state.plan, parameters, lr, support, steps))
+            found, support = state.admit_support(support)
+            _check_adapts(state, steps)
+            flat, lr = state.flatten(state.parameters), self._lr(state, self.inner_lr)
+            fast, losses = state.choice.run(found, lambda engine: engine.adapt(state.plan, flat, lr, support, steps))
             if not math.isfinite(losses.sum().item()):
                 checks.check_finite(("support", support))
         return AdaptedTasks(self, fast, losses)
@@ -178,52 +177,65 @@ class MAML(nn.Module):
 
     def run_adapted(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Outputs [T, M, ...] of fast parameters [T, P] on x [T, M, ...], in no graph."""
-        state, tasks = self._current(), len(parameters)
-        Samples(x, x).check("x") if isinstance(x, Tensor) else _not_tensor(x)
-        if x.shape[0] != tasks:
-            raise ValueError(f"x: given shape {list(x.shape)}; allowed is [{tasks}, M, ...], as {tasks} tasks are adapted")
+        state = self._current()
         with _no_graph():
-            found = state.taking(state.check_x("x", x))
-            inputs = checks.plain_tensor(x)
-            return state.run(found, lambda engine: engine.predict(state.plan, parameters, inputs))
+            found = state.admit_inputs(x, len(parameters))
+            x = checks.plain(x)
+            return state.choice.run(found, lambda engine: engine.predict(state.plan, parameters, x))
 
     def computed(
         self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-        """What compiled code calls: loss, gradient, gradient of the inner lr, task losses, outputs."""
-        loss, result, lr_gradient = self._computed(self._current(), parameters, inner_lr, checks.plain(batch), steps)
+        """What compiled code asks for: loss, gradient [P], gradient of the inner lr, task losses, outputs."""
+        state, steps = self._current(), checks.whole_number("steps", steps, 1)
+        result, loss = self._run(state, parameters, inner_lr, batch, steps)
         outputs = without_padding(result.query_outputs, batch.query.weights)
-        return loss, result.gradient, lr_gradient, result.query_losses, outputs
+        return loss, result.gradient, self._lr_gradient(state, result), result.query_losses, outputs
 
     def output_shape(self, query_x: Tensor) -> tuple[int, ...]:
-        """Shape of one sample's output, without running anything."""
+        """What compiled code asks for: the shape of one sample's output, without running anything."""
         known = self._current().output_shape(tuple(query_x.shape[2:]))
         if known is None:
             raise RuntimeError("details: the shape of the outputs is not known yet; call meta_loss once uncompiled")
         return known
 
-    def _computed(
+    def _run(
         self,
         state: State,
         parameters: Sequence[Tensor],
         learned_lr: Tensor | None,
         batch: TaskBatch,
         steps: int,
-    ) -> tuple[Tensor, MetaGradient, Tensor | None]:
+    ) -> tuple[MetaGradient, Tensor]:
+        """What the engine gives, and the mean query loss."""
         with _no_graph():
-            found = state.engines_for(("support", batch.support), ("query", batch.query))
-            self._check_adaptable(state, steps)
-            flat, lr = state.flatten(parameters), self._inner_lr(state, learned_lr)
-            result = state.run(
-                found, lambda engine: engine.meta_gradient(state.plan, flat, lr, batch, steps, self.rule)
-            )
-            loss = result.query_losses.mean()
+            found, batch = state.admit(batch)
+            _check_adapts(state, steps)
+            flat, lr = state.flatten(parameters), self._lr(state, learned_lr)
+            if len(found) == 1:
+                result = found[0].meta_gradient(state.plan, flat, lr, batch, steps, self.rule)
+            else:
+                result = state.choice.run(
+                    found, lambda engine: engine.meta_gradient(state.plan, flat, lr, batch, steps, self.rule)
+                )
+            loss = state.mean(result.query_losses)
             if not math.isfinite(loss.item()):
                 checks.check_finite(("support", batch.support), ("query", batch.query))
-            lr_gradient = None
-            if learned_lr is not None and result.inner_lr_gradient is not None:
-                lr_gradient = state.inner_lr().gradient(result.inner_lr_gradient, learned_lr)
-        return loss, result, lr_gradient
+        return result, loss
+
+    def _wired(self, state: State, result: MetaGradient, loss: Tensor) -> Tensor:
+        """The loss, in a graph that gives the parameters their meta-gradient."""
+        inputs = state.wired_parameters if self.inner_lr is None else [*state.wired_parameters, self.inner_lr]
+        held = Computed(result.gradient, self._lr_gradient(state, result), state.parameters, state.wired)
+        return MetaLoss.wire(loss, held, inputs)
+
+    def _lr(self, state: State, learned: Tensor | None) -> InnerLr:
+        return state.inner_lr.fixed if learned is None else state.inner_lr.learned(learned)
+
+    def _lr_gradient(self, state: State, result: MetaGradient) -> Tensor | None:
+        if self.inner_lr is None or result.inner_lr_gradient is None:
+            return None
+        return state.inner_lr.gradient(result.inner_lr_gradient, self.inner_lr)
 
     def _compiled(self, batch: Any, steps: int | None, details: bool) -> Tensor | tuple[Tensor, Details]:
         batch = TaskBatch.of(batch)
@@ -243,16 +255,6 @@ class MAML(nn.Module):
         )
         return (loss, Details(task_losses, outputs)) if details else loss
 
-    def _check_adaptable(self, state: State, steps: int) -> None:
-        if steps and self.adapted is None and not any(slot.adapted for slot in state.plan.slots):
-            raise ValueError(
-                "model: no parameter has requires_grad=True, so inner steps would change none; call "
-                "model.requires_grad_(), or give adapted=[] if that is meant"
-            )
-
-    def _inner_lr(self, state: State, learned: Tensor | None) -> InnerLr:
-        return state.inner_lr().fixed if learned is None else state.inner_lr().learned(learned)
-
     def _current(self) -> State:
         state = self._state
         if state is None or not state.is_current:
@@ -267,14 +269,12 @@ class MAML(nn.Module):
         self._handle = ops.register(self)
 
 
-def _wired(
-    loss: Tensor, gradient: Tensor, lr_gradient: Tensor | None, state: State, learned_lr: Tensor | None
-) -> Tensor:
-    """The loss, in a graph that gives the parameters their meta-gradient."""
-    held = (loss, gradient, lr_gradient, state.parameters, state.wired)
-    inputs = state.wired_parameters if learned_lr is None else [*state.wired_parameters, learned_lr]
-    wired: Tensor = ops.MetaLoss.apply(held, *inputs)  # type: ignore[no-untyped-call]
-    return wired
+def _check_adapts(state: State, steps: int) -> None:
+    if steps and not state.adapts:
+        raise ValueError(
+            "model: no parameter has requires_grad=True, so that inner steps would change none; call "
+            "model.requires_grad_(), or give adapted=[] if that is meant"
+        )
 
 
 def _no_graph() -> AbstractContextManager[Any]:
@@ -288,7 +288,3 @@ def _no_graph() -> AbstractContextManager[Any]:
 
 def _kept(patterns: Iterable[str] | None) -> tuple[str, ...] | str | None:
     return patterns if patterns is None or isinstance(patterns, str) else tuple(patterns)
-
-
-def _not_tensor(x: object) -> None:
-    raise TypeError(f"x: given {type(x).__name__}; allowed is a torch.Tensor [T, M, ...]")

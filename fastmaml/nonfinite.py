@@ -18,7 +18,7 @@ class NonFiniteLoss(FloatingPointError):
     Attributes:
         iteration: the iteration that was stopped, counted from 1.
         tasks: indices of the tasks in the meta-batch whose query loss is not finite; empty where all are finite.
-        parameters: names of the parameters whose meta-gradient is not finite, where all losses are finite.
+        parameters: names of the parameters whose meta-gradient is not finite; empty where a loss is to blame.
         path: the file with the parameters and the batch, for `load`; None without a log_dir.
     """
 
@@ -27,11 +27,12 @@ class NonFiniteLoss(FloatingPointError):
         super().__init__(iteration, self.tasks, self.parameters, path)
 
     def __str__(self) -> str:
-        what = (
-            f"the query loss of tasks {list(self.tasks)} of the meta-batch is"
-            if self.tasks
-            else f"all query losses are finite, but the meta-gradient of {list(self.parameters)} is"
-        )
+        if self.tasks:
+            what = f"the query loss of tasks {list(self.tasks)} of the meta-batch is"
+        elif self.parameters:
+            what = f"all query losses are finite, but the meta-gradient of {list(self.parameters)} is"
+        else:
+            what = "the query loss of each task is finite, but their mean is"
         where = (
             f"They and the batch lie in {self.path}, see fastmaml.nonfinite.load"
             if self.path

@@ -1,4 +1,4 @@
-"""What autograd and torch.compile know of a meta-step: a loss, and the meta-gradient that an engine has computed."""
+"""The meta-step as one opaque op, which is how torch.compile knows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors  # one call for all parameters: a fifth of split and view
 
 from fastmaml.batch import Samples, TaskBatch
 
@@ -35,37 +34,6 @@ def register(owner: Owner) -> int:
     handle = next(_handles)
     _owners[handle] = owner
     return handle
-
-
-class MetaLoss(torch.autograd.Function):
-    """Hands autograd the meta-gradient of a loss. apply(held, *inputs), where `held` is
-    (loss [], gradient [P], gradient of the learned inner lr | None, all parameters, slots of the meta-learned ones),
-    and `inputs` are the meta-learned parameters, then the learned inner lr if there is one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, held: tuple[Any, ...], *inputs: Tensor) -> Tensor:
-        ctx.held = held[1:]
-        loss: Tensor = held[0]
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_graph()
-        gradient, lr_gradient, parameters, learned = ctx.held
-        scale = grad_outputs[0]
-        pieces = _unflatten_dense_tensors(gradient * scale, parameters)
-        if len(learned) < len(pieces):
-            pieces = [pieces[slot] for slot in learned]
-        return (None, *pieces) if lr_gradient is None else (None, *pieces, lr_gradient * scale)
-
-
-def _refuse_graph() -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "meta_loss has no second derivative: backward or autograd.grad was called with create_graph=True. Leave it "
-            "out, or compute the meta-gradient as a function of the parameters (engines/reference.py shows how)"
-        )
 
 
 @torch.library.custom_op(

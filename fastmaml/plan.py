@@ -132,7 +132,7 @@ class Plan:
     @cached_property
     def flattens(self) -> bool:
         """Whether samples of any shape are flattened first."""
-        return bool(self.layers) and isinstance(self.layers[0], FlattenLayer)
+        return isinstance((self.layers or (None,))[0], FlattenLayer)
 
     def shape_obstacle(self, sample_shape: tuple[int, ...]) -> str | None:
         """Why the layers cannot take samples of this shape (x is [T, N, *sample_shape]); None where they can."""
@@ -148,18 +148,21 @@ class Plan:
 
     def flatten(self, parameters: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
         """Named tensors, or tensors in the order of the slots, as one vector [P]."""
-        if isinstance(parameters, Mapping):
-            parameters = [parameters[slot.name] for slot in self.slots]
-        flat: Tensor = _flatten_dense_tensors(tuple(parameters))
+        if not isinstance(parameters, list):  # which is how a meta-step comes, in a hurry
+            parameters = self._in_order(parameters)
+        flat: Tensor = _flatten_dense_tensors(parameters)
         return flat
+
+    def _in_order(self, parameters: Mapping[str, Tensor] | Iterable[Tensor]) -> list[Tensor]:
+        if isinstance(parameters, Mapping):
+            return [parameters[slot.name] for slot in self.slots]
+        return list(parameters)
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """[P] or [T, P] as named views [*shape] or [T, *shape]."""
         batch = flat.shape[:-1]
         pieces = flat.split(self.sizes, -1)
-        return {
-            slot.name: piece.reshape(batch + slot.shape) for slot, piece in zip(self.slots, pieces, strict=True)
-        }
+        return {slot.name: piece.reshape(batch + slot.shape) for slot, piece in zip(self.slots, pieces, strict=True)}
 
     def only_meta_learned(self, gradient: Tensor) -> Tensor:
         """The gradient [P] with zeros where a parameter is not meta-learned."""

@@ -65,7 +65,7 @@ class Progress:
         if self._bar is None:
             return
         now = time.perf_counter()
-        if iteration > self._done:
+        if iteration > self._done and now > self._drawn:
             rate = (iteration - self._done) / (now - self._drawn)
             self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
         self._bar.set_postfix_str(", ".join(self._texts()), refresh=False)

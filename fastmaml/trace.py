@@ -120,7 +120,9 @@ class _Line:
             raise Obstacle(f"'{name}' regroups {self.features} features into rows of {features}")
 
     def finish(self, module: nn.Module) -> tuple[Layer, ...]:
-        used = {slot for layer in self.layers for slot in (getattr(layer, "weight", None), getattr(layer, "bias", None))}
+        used = {
+            slot for layer in self.layers for slot in (getattr(layer, "weight", None), getattr(layer, "bias", None))
+        }
         for name, parameter in module.named_parameters():
             if self.slots[id(parameter)] not in used:
                 raise Obstacle(f"parameter '{name}' has no part in the forward pass; remove it")
@@ -230,7 +232,7 @@ class _Walker:
         if source in self.tensors and (node.target == "size" or (node.target is getattr and node.args[1] == "shape")):
             whole = node.target is getattr or len(node.args) == 1
             (self.shapes if whole else self.batch_sizes).add(node)
-            return whole or node.args[1] == 0
+            return whole or bool(node.args[1] == 0)
         if source in self.shapes and node.target is operator.getitem and node.args[1] == 0:
             self.batch_sizes.add(node)
             return True
@@ -238,7 +240,9 @@ class _Walker:
 
     def _step(self, node: fx.Node) -> None:
         if not node.args or node.args[0] is not self.last:
-            raise Obstacle(f"'{node.name}' does not take the output of the layer before it alone; accepted is {ACCEPTED}")
+            raise Obstacle(
+                f"'{node.name}' does not take the output of the layer before it alone; accepted is {ACCEPTED}"
+            )
         if node.op == "call_module":
             self.line.call(self.modules[str(node.target)], str(node.target))
         else:

@@ -129,6 +129,7 @@ class Trainer:
     ) -> None:
         check_counts(iterations=iterations, meta_batch=meta_batch, log_every=log_every)
         check_counts(checkpoint_every=checkpoint_every, keep=keep)
+        check_counts(validation_every=1 if validation is None else validation.every)
         check_bounds(clip_value=clip_value, clip_norm=clip_norm)
         check_optimizer(optimizer, maml)
         check_scheduler(scheduler, optimizer, validation)

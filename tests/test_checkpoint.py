@@ -15,11 +15,8 @@ from fastmaml import checkpoint
 from fastmaml.checkpoint import CheckpointError
 from tests.training import ROOT, network, regression, same
 
-STATE = {
-    "iteration": 7,
-    "model": {"weight": torch.arange(6.0).reshape(2, 3)},
-    "settings": {"lr": 0.1, "betas": (0.9, 1)},
-}
+WEIGHT = torch.arange(6.0).reshape(2, 3)
+STATE = {"iteration": 7, "model": {"weight": WEIGHT}, "settings": {"lr": 0.1, "betas": (0.9, 1)}}
 
 
 @pytest.fixture

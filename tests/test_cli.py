@@ -76,7 +76,9 @@ def test_reproduce_draws_everything(tmp_path, capsys):
     rows = list(csv.DictReader((out / "figure6.csv").open()))
     counted = {(row["method"], row["shots"]) for row in rows}
     assert counted == {(name, k) for name in ("MAML", "pretrained", "oracle") for k in ("5", "10", "20")}
-    assert [row["steps"] for row in rows if (row["method"], row["shots"]) == ("MAML", "5")] == [str(s) for s in range(11)]
+    assert [row["steps"] for row in rows if (row["method"], row["shots"]) == ("MAML", "5")] == [
+        str(s) for s in range(11)
+    ]
     paper = [row["mse_paper"] for row in rows if row["method"] == "pretrained" and row["mse_paper"]]
     assert paper == ["2.41", "2.23", "2.19"]
     assert (out / "table.txt").read_text().strip() in said
@@ -120,7 +122,19 @@ def test_help_names_every_option_of_a_recipe(recipe, capsys, monkeypatch):
 
 
 def test_every_option_can_be_set():
-    options = ["--ways", "3", "--shots", "2", "--inner-lr", "0.7", "--split", "vinyals", "--no-test-rotations", "--queries", "4"]
+    options = [
+        "--ways",
+        "3",
+        "--shots",
+        "2",
+        "--inner-lr",
+        "0.7",
+        "--split",
+        "vinyals",
+        "--no-test-rotations",
+        "--queries",
+        "4",
+    ]
     parsed = parser().parse_args(["train", "omniglot-mlp", *options])
     assert (parsed.ways, parsed.shots, parsed.inner_lr, parsed.split) == (3, 2, 0.7, "vinyals")
     assert parsed.test_rotations is False
@@ -202,7 +216,18 @@ def test_tracebacks_on_demand(monkeypatch):
 
 
 def test_ctrl_c_saves_and_ends_with_130(tmp_path):
-    command = [sys.executable, "-m", "fastmaml", "train", "sinusoid", "--out", str(tmp_path), "--no-progress", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "fastmaml",
+        "train",
+        "sinusoid",
+        "--out",
+        str(tmp_path),
+        "--no-progress",
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
     wait_until(lambda: (tmp_path / "train.csv").exists() and (tmp_path / "train.csv").read_text().count("\n") > 1)
     process.send_signal(signal.SIGINT)

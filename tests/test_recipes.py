@@ -120,7 +120,11 @@ def test_checkpoints_say_what_they_hold(tmp_path):
 def test_tables_show_the_papers_numbers_where_they_apply(tmp_path):
     evaluation = judge(replace(TINY, test_steps=10), TINY.maml())
     table = evaluation_table(TINY, evaluation)
-    assert [line.split()[-1] for line in table.splitlines() if line.split()[0] in ("1", "5", "10")] == ["0.67", "0.38", "0.35"]
+    assert [line.split()[-1] for line in table.splitlines() if line.split()[0] in ("1", "5", "10")] == [
+        "0.67",
+        "0.38",
+        "0.35",
+    ]
     assert "0.67" not in evaluation_table(replace(TINY, test_shots=10), evaluation)
     write_evaluation(TINY, evaluation, tmp_path / "new" / "evaluation.csv")
     lines = (tmp_path / "new" / "evaluation.csv").read_text().splitlines()

@@ -88,7 +88,13 @@ def test_a_case_gives_the_same_problem_every_time():
 @pytest.mark.parametrize("case", LIGHT[::5], ids=lambda case: case.name)
 def test_all_numbers_of_a_problem_are_exact_in_float32(case):
     problem = build(case)
-    numbers = [problem.parameters, problem.inner_lr.values, problem.vectors, problem.batch.support.x, problem.batch.query.x]
+    numbers = [
+        problem.parameters,
+        problem.inner_lr.values,
+        problem.vectors,
+        problem.batch.support.x,
+        problem.batch.query.x,
+    ]
     assert all(torch.equal(number, number.float().double()) for number in numbers)
 
 

@@ -17,7 +17,7 @@ def prepare(problem: Problem) -> Step:
     loss_of = LOSSES[problem.loss]
 
     def query_loss(task: int) -> Tensor:
-        fast = initial
+        fast: list[Tensor] = [*initial]
         for _ in range(problem.steps):
             outputs = functional_call(network, dict(zip(names, fast, strict=True)), (batch.support.x[task],))
             gradients = torch.autograd.grad(loss_of(outputs, batch.support.y[task]), fast, create_graph=True)

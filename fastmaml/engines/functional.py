@@ -127,7 +127,7 @@ class _Task:
         """The loss and the outputs at theta [P] of data = (x [N, ...], y [N, ...][, weights [N]])."""
         x, y, *weights = data
         outputs = self.forward(theta, x)
-        return self.plan.loss_fn(outputs, y, *(weights or [None])), outputs
+        return self.plan.loss_fn(outputs, y, weights[0] if weights else None), outputs
 
     def adapt(
         self, theta: Tensor, lr: Tensor, data: tuple[Tensor, ...], steps: int, through_steps: bool
@@ -177,6 +177,7 @@ def _skeleton(module: nn.Module) -> nn.Module:
         return module
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     copied = copy.deepcopy(module, shared)
+    child: Any
     for child in copied.modules():
         if _updates_statistics(child):
             child.track_running_stats = False

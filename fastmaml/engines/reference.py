@@ -40,7 +40,9 @@ class ReferenceEngine(Engine):
                 for start, task in zip(starts, _tasks(support), strict=True)
             ]
         fast = torch.stack([theta.detach() for theta, _ in tasks])
-        return fast, torch.stack([torch.stack(losses) if losses else theta.new_empty(0) for theta, losses in tasks]).detach()
+        return fast, torch.stack(
+            [torch.stack(losses) if losses else theta.new_empty(0) for theta, losses in tasks]
+        ).detach()
 
     def meta_gradient(
         self,

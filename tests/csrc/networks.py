@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Problem:
 def network(widths: list[int], activation: type[nn.Module], norm: str, bias: bool = True) -> nn.Sequential:
     """Linear layers with `norm` ("none", "plain", "affine") and an activation between each two."""
     layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
         layers.append(nn.Linear(fan_in, fan_out, bias=bias))
         if index < len(widths) - 2:
             if norm != "none":

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.csrc.networks import Problem, problem, relative
 from torch import nn
 
 from fastmaml.engines.cpu import CpuEngine
 from fastmaml.engines.reference import ReferenceEngine
 from fastmaml.gradients import FirstOrder
+from tests.csrc.networks import Problem, problem, relative
 
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
 
@@ -91,7 +91,9 @@ def test_any_shape_in_float64(**arguments: object) -> None:
     assert all(error <= 1e-8 for error in found.values()), found
 
 
-@pytest.mark.parametrize("module", [nn.Sequential(nn.ReLU(), nn.Linear(6, 3)), nn.Sequential(nn.Linear(6, 3), nn.ReLU())])
+@pytest.mark.parametrize(
+    "module", [nn.Sequential(nn.ReLU(), nn.Linear(6, 3)), nn.Sequential(nn.Linear(6, 3), nn.ReLU())]
+)
 @pytest.mark.parametrize("front", [nn.Identity, nn.Tanh])
 def test_activations_in_odd_places(module: nn.Sequential, front: type[nn.Module]) -> None:
     from fastmaml.plan import Plan

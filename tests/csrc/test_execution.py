@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.csrc.conftest import core
-from tests.csrc.networks import Problem, problem
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.cpu import CpuEngine
+from tests.csrc.conftest import core
+from tests.csrc.networks import Problem, problem
 
 CPU = CpuEngine()
 

@@ -1,0 +1,224 @@
+"""A run that ends at any moment and goes on later is, bit for bit, the run that did not end."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from fastmaml import checkpoint
+from fastmaml.checkpoint import CheckpointError
+from fastmaml.maml import MAML
+from fastmaml.tasks import Sinusoid
+from fastmaml.trainer import Validation
+from tests.training import ROOT, Blobs, Hooked, adam, classifier, killable, network, parameters, regression, rows, same
+from tests.training import trainer as make_trainer
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(call):
+    def hook(now, batch):
+        if now == call:
+            raise Crash
+
+    return hook
+
+
+KINDS = {
+    "adam": lambda maml: (adam(maml), None),
+    "sgd": lambda maml: (torch.optim.SGD(maml.parameters(), lr=0.1, momentum=0.9), None),
+    "lbfgs": lambda maml: (torch.optim.LBFGS(maml.parameters(), lr=0.1, max_iter=3), None),
+    "plateau": lambda maml: (
+        optimizer := torch.optim.SGD(maml.parameters(), lr=0.5),
+        lr_scheduler.ReduceLROnPlateau(optimizer, patience=0),
+    ),
+    "cosine": lambda maml: (optimizer := adam(maml), lr_scheduler.CosineAnnealingLR(optimizer, 20)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("crash", [1, 6, 7, 12])
+def test_a_crashed_run_goes_on_where_its_checkpoint_was(tmp_path, kind, crash):
+    def run(folder, source, seed=0):
+        maml = regression(seed)
+        optimizer, scheduler = KINDS[kind](maml)
+        validation = Validation(Sinusoid(3, 2), every=4, tasks=3)
+        options = {"log_every": 2, "checkpoint_every": 3, "validation": validation, "scheduler": scheduler}
+        return maml, make_trainer(maml, source, optimizer, log_dir=folder, **options)
+
+    def end(folder):
+        maml, whole = run(folder, Hooked(Sinusoid(3, 2), lambda call, batch: None), seed=0 if "a" in folder.name else 9)
+        result = whole.run()
+        return parameters(maml), result, [rows(folder / name) for name in ("train.csv", "validation.csv")]
+
+    expected, result, logs = end(tmp_path / "a")
+    _, crashing = run(tmp_path / "b", Hooked(Sinusoid(3, 2), crash_at(crash)))
+    with pytest.raises(Crash):
+        crashing.run()
+    resumed, its_result, its_logs = end(tmp_path / "b")  # from another initialisation, which must not matter
+    assert same(resumed, expected)
+    assert its_logs == logs
+    assert (its_result.loss, its_result.best_iteration, its_result.best_value) == (
+        result.loss,
+        result.best_iteration,
+        result.best_value,
+    )
+
+
+@pytest.mark.parametrize("crash", [2, 7])
+def test_accuracy_and_the_global_generator_are_resumed_too(tmp_path, crash):
+    def run(folder, hook):
+        torch.manual_seed(len(folder.name))
+        model = network(2, 3, dropout=0.5)
+        maml = MAML(model, lr=0.1, loss="cross_entropy", engine="reference")
+        make_trainer(maml, Hooked(Blobs(), hook), log_dir=folder, log_every=4, checkpoint_every=3, iterations=9).run()
+        return parameters(maml), rows(folder / "train.csv")
+
+    expected = run(tmp_path / "x", lambda call, batch: None)
+    with pytest.raises(Crash):
+        run(tmp_path / "y", crash_at(crash))
+    torch.manual_seed(99)
+    resumed = run(tmp_path / "y", lambda call, batch: None)
+    assert same(resumed[0], expected[0])
+    assert resumed[1] == expected[1]
+
+
+def start(folder, *arguments):
+    command = [sys.executable, "-m", "tests.training", str(folder), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = killable(folder)
+    run.run()
+    return folder, checkpoint.load(checkpoint.numbered(folder / "checkpoints")[-1])
+
+
+def assert_ends_like(uninterrupted, folder):
+    process = start(folder)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.endswith("iteration 400 signal None\n")
+    straight, state = uninterrupted
+    resumed = checkpoint.load(checkpoint.numbered(folder / "checkpoints")[-1])
+    assert same(resumed["model"], state["model"])
+    for name in ("train.csv", "validation.csv"):
+        assert rows(folder / name) == rows(straight / name)
+    assert same(
+        checkpoint.load(folder / "best.safetensors")["model"], checkpoint.load(straight / "best.safetensors")["model"]
+    )
+
+
+def test_killed_again_and_again_at_random_moments(tmp_path, uninterrupted):
+    moments = random.Random(1)
+    for _ in range(4):
+        process = start(tmp_path)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moments.uniform(0, 0.25))
+        process.kill()
+        process.communicate()
+    assert_ends_like(uninterrupted, tmp_path)
+
+
+@pytest.mark.parametrize(("function", "call"), [("fsync", "20"), ("replace", "8"), ("unlink", "4")])
+def test_killed_within_the_write_of_a_checkpoint(tmp_path, uninterrupted, function, call):
+    process = start(tmp_path, "--die", function, call)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert_ends_like(uninterrupted, tmp_path)
+
+
+def test_a_finished_run_is_loaded_and_can_be_extended(tmp_path):
+    trained, again, straight = regression(), regression(seed=1), regression()
+    first = make_trainer(trained, log_dir=tmp_path / "a").run()
+    result = make_trainer(again, log_dir=tmp_path / "a").run()
+    assert same(parameters(again), parameters(trained))
+    assert (result.iteration, result.loss) == (12, first.loss)
+    make_trainer(again, log_dir=tmp_path / "a", iterations=20).run()
+    make_trainer(straight, iterations=20).run()
+    assert same(parameters(again), parameters(straight))
+
+
+def test_run_twice_goes_on_in_memory():
+    maml, straight = regression(), regression()
+    run = make_trainer(maml)
+    assert run.run().iteration == 12
+    assert run.run().iteration == 12
+    make_trainer(straight).run()
+    assert same(parameters(maml), parameters(straight))
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
+    make_trainer(regression(), log_dir=tmp_path, checkpoint_every=5).run()
+    last = checkpoint.numbered(tmp_path / "checkpoints")[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    again = regression(seed=1)
+    with pytest.raises(CheckpointError, match=f"{last.name}: is cut short .*delete it and run again"):
+        make_trainer(again, log_dir=tmp_path).run()
+    last.unlink()
+    assert make_trainer(again, log_dir=tmp_path).run().iteration == 12
+    straight = regression()
+    make_trainer(straight).run()
+    assert same(parameters(again), parameters(straight))
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    make_trainer(regression(), log_dir=tmp_path).run()
+    for maml, options, complaint in [
+        (regression(), {"seed": 3}, "seed was 0 and is 3 now"),
+        (regression(), {"meta_batch": 4}, "meta_batch was 3 and is 4 now"),
+        (regression(steps=2), {}, "steps was 1 and is 2 now"),
+        (regression(), {"clip_value": 10.0}, r"clip_value was None and is 10\.0 now"),
+    ]:
+        with pytest.raises(CheckpointError, match=rf"iteration-00000012\.safetensors: .*{complaint}"):
+            make_trainer(maml, log_dir=tmp_path, **options).run()
+    maml = regression()
+    with pytest.raises(CheckpointError, match=r"optimizer lr was 0\.01 and is 0\.5 now"):
+        make_trainer(maml, optimizer=adam(maml, lr=0.5), log_dir=tmp_path).run()
+    maml = regression()
+    with pytest.raises(CheckpointError, match="optimizer was 'Adam' and is 'SGD' now"):
+        make_trainer(maml, optimizer=torch.optim.SGD(maml.parameters(), lr=0.01), log_dir=tmp_path).run()
+
+
+def test_another_model_is_refused_by_name(tmp_path):
+    make_trainer(regression(), log_dir=tmp_path).run()
+    with pytest.raises(CheckpointError, match=r"'model\.0\.weight' is float32 \[8, 1\] in the file"):
+        make_trainer(classifier(), Blobs(), log_dir=tmp_path).run()
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints" / "iteration-00000001.safetensors", {"model": regression().state_dict()})
+    with pytest.raises(CheckpointError, match="holds no training run"):
+        make_trainer(regression(), log_dir=tmp_path).run()
+
+
+def test_without_resume_a_folder_with_a_run_is_refused_and_left_alone(tmp_path):
+    make_trainer(regression(), log_dir=tmp_path, resume=False).run()
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.*s*"))
+    with pytest.raises(FileExistsError, match=r"log_dir: .*holds a run already .*resume=True"):
+        make_trainer(regression(), log_dir=tmp_path, resume=False).run()
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.*s*")) == before
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    refused = []
+
+    def second(call, batch):
+        if call == 2:
+            with pytest.raises(RuntimeError, match=f"log_dir: another run is writing to {tmp_path}"):
+                make_trainer(regression(), log_dir=tmp_path).run()
+            refused.append(True)
+
+    make_trainer(regression(), Hooked(Sinusoid(3, 2), second), log_dir=tmp_path).run()
+    assert refused == [True]
+    assert make_trainer(regression(), log_dir=tmp_path).run().iteration == 12
