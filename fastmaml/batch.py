@@ -48,25 +48,28 @@ class Samples:
 
     def check(self, name: str = "samples") -> None:
         """Raises TypeError or ValueError unless x, y and weights are tensors of matching shapes with T, N ≥ 1."""
+        prefix = f"{name}." if name else ""
         for field, tensor in (("x", self.x), ("y", self.y), ("weights", self.weights)):
             if tensor is None and field == "weights":
                 continue
             if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}.{field}: given {_describe(tensor)}; allowed is a torch.Tensor")
+                raise TypeError(f"{prefix}{field}: given {_describe(tensor)}; allowed is a torch.Tensor")
             if tensor.layout != torch.strided:
-                raise TypeError(f"{name}.{field}: given a {tensor.layout} tensor; call .to_dense() first")
+                raise TypeError(f"{prefix}{field}: given a {tensor.layout} tensor; call .to_dense() first")
             if tensor.dim() < 2:
                 raise ValueError(
-                    f"{name}.{field}: given shape {list(tensor.shape)}; allowed is [T, N, ...] "
+                    f"{prefix}{field}: given shape {list(tensor.shape)}; allowed is [T, N, ...] "
                     "(tasks, samples, ...): unsqueeze(0) a single task"
                 )
             if tensor.shape[:2] != self.x.shape[:2]:
                 raise ValueError(
-                    f"{name}.{field}: given shape {list(tensor.shape)}, but {name}.x has {self.x.shape[0]} tasks of "
+                    f"{prefix}{field}: given shape {list(tensor.shape)}, but {prefix}x has {self.x.shape[0]} tasks of "
                     f"{self.x.shape[1]} samples; all start with the same [T, N]"
                 )
         if 0 in self.x.shape[:2]:
-            raise ValueError(f"{name}.x: given shape {list(self.x.shape)}; at least one task and one sample are needed")
+            raise ValueError(
+                f"{prefix}x: given shape {list(self.x.shape)}; at least one task and one sample are needed"
+            )
         self._check_weights(name)
 
     def _check_weights(self, name: str) -> None:

@@ -92,8 +92,7 @@ def check_targets(name: str, samples: Samples, plan: Plan, output: tuple[int, ..
     """Raises ValueError unless y is what the loss compares outputs [T, N, *output] with."""
     y, given = samples.y, f"{samples.y.dtype} of shape {list(samples.y.shape)}"
     counts = list(samples.x.shape[:2])
-    if y.device != like.device:
-        _check_kind(f"{name}.y", y, like, integers=True)
+    _check_device(f"{name}.y", y, like)
     if plan.loss_name == "cross_entropy":
         if len(output) != 1:
             raise ValueError(f"loss: cross_entropy takes logits [N, ways], but the model's outputs are [N, *{output}]")
@@ -110,11 +109,15 @@ def check_weights_kind(name: str, samples: Samples, like: Tensor) -> None:
         _check_kind(f"{name}.weights", samples.weights, like, integers=False)
 
 
-def _check_kind(name: str, tensor: Tensor, like: Tensor, integers: bool) -> None:
+def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:
     if tensor.device != like.device:
         raise ValueError(
             f"{name}: given on {tensor.device}, but the model is on {like.device}; move one of them with .to()"
         )
+
+
+def _check_kind(name: str, tensor: Tensor, like: Tensor, integers: bool) -> None:
+    _check_device(name, tensor, like)
     if tensor.dtype != like.dtype and not (integers and not tensor.is_floating_point()):
         raise ValueError(
             f"{name}: given {tensor.dtype}, but the model's parameters are {like.dtype}; "

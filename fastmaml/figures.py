@@ -136,11 +136,7 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
 
 def _add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them; each label once."""
-    entries = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = len(entries) if len(axes) > 1 or len(entries) <= 3 else -(-len(entries) // 2)
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 

@@ -66,7 +66,8 @@ class MAML(nn.Module):
         if not isinstance(rule, GradientRule):
             raise TypeError(f"rule: given {rule!r}; allowed is a GradientRule, such as SecondOrder() or FirstOrder()")
         check_learn(learn_lr)
-        self.lr, self.loss, self.rule, self.asked_engine = lr, loss, rule, engine
+        self.lr = dict(lr) if isinstance(lr, Mapping) else lr
+        self.loss, self.rule, self.asked_engine = loss, rule, engine
         self.adapted, self.meta_learned = _kept(adapted), _kept(meta_learned)
         self.steps = checks.whole_number("steps", steps, 1)
         self.learn_lr = learn_lr
@@ -179,7 +180,7 @@ class MAML(nn.Module):
         """Outputs [T, M, ...] of fast parameters [T, P] on x [T, M, ...], in no graph."""
         state = self._current()
         with _no_graph():
-            found = state.admit_inputs(x, len(parameters))
+            found = state.admit_inputs(x, parameters)
             x = checks.plain(x)
             return state.choice.run(found, lambda engine: engine.predict(state.plan, parameters, x))
 
@@ -191,6 +192,10 @@ class MAML(nn.Module):
         result, loss = self._run(state, parameters, inner_lr, batch, steps)
         outputs = without_padding(result.query_outputs, batch.query.weights)
         return loss, result.gradient, self._lr_gradient(state, result), result.query_losses, outputs
+
+    def learned_slots(self) -> list[int]:
+        """What compiled code asks for: the indices of the parameters that get a gradient."""
+        return self._current().wired
 
     def output_shape(self, query_x: Tensor) -> tuple[int, ...]:
         """What compiled code asks for: the shape of one sample's output, without running anything."""

@@ -21,6 +21,9 @@ class Owner(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """loss [], gradient [P], gradient of the learned inner lr, task losses [T], outputs [T, M, ...]."""
 
+    def learned_slots(self) -> list[int]:
+        """Indices of the parameters that get a gradient."""
+
     def output_shape(self, query_x: Tensor) -> tuple[int, ...]:
         """Shape of one sample's output, without running anything."""
 
@@ -110,9 +113,10 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    parameters, inner_lr, *_ = inputs
+    parameters, inner_lr, *_, handle, _, _ = inputs
     _, gradient, lr_gradient, _, _ = output
     ctx.shapes = [parameter.shape for parameter in parameters]
+    ctx.learned = set(_owner(handle).learned_slots())
     ctx.learns_lr = inner_lr is not None
     ctx.save_for_backward(gradient, lr_gradient)
     ctx.mark_non_differentiable(*output[1:])
@@ -121,7 +125,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, grad_loss: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     gradient, lr_gradient = ctx.saved_tensors
     pieces = (gradient * grad_loss).split([shape.numel() for shape in ctx.shapes])
-    gradients = [piece.reshape(shape) for piece, shape in zip(pieces, ctx.shapes, strict=True)]
+    gradients = [
+        piece.reshape(shape) if slot in ctx.learned else None
+        for slot, (piece, shape) in enumerate(zip(pieces, ctx.shapes, strict=True))
+    ]
     return (gradients, lr_gradient * grad_loss if ctx.learns_lr else None, *[None] * 9)
 
 

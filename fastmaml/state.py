@@ -51,8 +51,7 @@ class State:
         kind = InnerLr(self.like.new_empty(0), maml.learn_lr != "element", bool(maml.learn_lr))
         self.choice = EngineChoice(maml.asked_engine, self.plan, maml.rule, self.like, kind)
         self._admitted: dict[tuple[Any, ...], Admitted] = {}
-        self._last_key: tuple[Any, ...] = ()
-        self._last = Admitted(None, True, False)
+        self._last: tuple[tuple[Any, ...], Admitted] = ((), Admitted(None, True, False))
         self._share = self.like.new_empty(0)
         self._output_shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._inner_lr: InnerLrOf | None = None
@@ -115,11 +114,15 @@ class State:
         found = self._found(admitted, sets)
         return found, support if admitted.plain else checks.plain_samples(support)
 
-    def admit_inputs(self, x: Tensor, tasks: int) -> list[Engine]:
-        """As `admit`, for inputs of `tasks` adapted networks."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x: given {type(x).__name__}; allowed is a torch.Tensor [{tasks}, M, ...]")
-        Samples(x, x).check("given")
+    def admit_inputs(self, x: Tensor, fast: Tensor) -> list[Engine]:
+        """As `admit`, for inputs x [T, M, ...] of networks with parameters fast [T, P]."""
+        tasks = len(fast)
+        if (fast.shape[1], fast.dtype, fast.device) != (self.plan.num_parameters, self.like.dtype, self.like.device):
+            raise ValueError(
+                f"adapted: {fast.dtype} {list(fast.shape)} on {fast.device}, but the model now has "
+                f"{self.plan.num_parameters} parameters of {self.like.dtype} on {self.like.device}; adapt it anew"
+            )
+        Samples(x, x).check("")
         if x.shape[0] != tasks:
             raise ValueError(
                 f"x: given shape {list(x.shape)}; allowed is [{tasks}, M, ...], as {tasks} tasks are adapted"
@@ -128,13 +131,14 @@ class State:
 
     def _admit(self, key: tuple[Any, ...], sets: Sets) -> Admitted:
         """What depends on shapes and types alone is checked once for each `key`."""
-        if key != self._last_key or not key:
-            self._last = self._admitted.get(key) or self._check(sets)
+        seen, admitted = self._last
+        if key != seen or not key:
+            admitted = self._admitted.get(key) or self._check(sets)
             if len(self._admitted) >= _REMEMBERED:
                 self._admitted.clear()
-            self._admitted[key] = self._last
-            self._last_key = key
-        return self._last
+            self._admitted[key] = admitted
+            self._last = key, admitted
+        return admitted
 
     def _check(self, sets: Sets) -> Admitted:
         checks.check_parameters(self.plan, self.parameters)

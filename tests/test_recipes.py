@@ -89,7 +89,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_a_run_is_resumed_and_judged(tmp_path):
-    half, result = train(replace(TINY, iterations=3), tmp_path / "a", progress=False)
+    _, result = train(replace(TINY, iterations=3), tmp_path / "a", progress=False)
     resumed, result = train(TINY, tmp_path / "a", progress=False)
     straight, _ = train(TINY, tmp_path / "b", progress=False)
     assert result.iteration == 6

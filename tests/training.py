@@ -84,7 +84,7 @@ def rows(path: Path) -> list[str]:
     return [line.rpartition(",")[0] if path.name == "train.csv" else line for line in path.read_text().splitlines()]
 
 
-def killable(log_dir: Path, iterations: int = 400) -> Trainer:
+def killable(log_dir: Path, iterations: int = 120) -> Trainer:
     """The run of the script; its validations and checkpoints are dense, so that a kill often lands in one."""
     maml = regression()
     scheduler_of = torch.optim.lr_scheduler.CosineAnnealingLR
@@ -97,7 +97,7 @@ def killable(log_dir: Path, iterations: int = 400) -> Trainer:
         log_dir=log_dir,
         checkpoint_every=7,
         log_every=5,
-        validation=Validation(Sinusoid(3, 2), every=50, tasks=4, meta_batch=4),
+        validation=Validation(Sinusoid(3, 2), every=30, tasks=4, meta_batch=4),
     )
 
 
@@ -117,7 +117,7 @@ def die_in(function: str, call: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("log_dir", type=Path)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=120)
     parser.add_argument("--die", nargs=2, metavar=("FUNCTION", "CALL"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

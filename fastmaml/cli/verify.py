@@ -19,7 +19,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("verify", help=help, description=description)
     parser.add_argument("--full", action="store_true", help=f"{len(full_cases())} networks instead of {len(CASES)}")
     parser.add_argument("--engine", action="append", metavar="NAME", help="this engine alone; may be repeated")
-    parser.add_argument("--only", default="", metavar="TEXT", help="networks whose description holds TEXT, e.g. bn: or K10")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="networks whose description holds TEXT, e.g. bn: or K10"
+    )
     add_threads(parser)
     parser.set_defaults(run=run)
 

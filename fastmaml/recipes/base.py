@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
+from fastmaml.inner_lr import LearnLr
 from fastmaml.maml import MAML
 from fastmaml.recipes.options import check, option
 from fastmaml.tasks import TaskSource
 
 RULES: dict[str, type[GradientRule]] = {"second-order": SecondOrder, "first-order": FirstOrder}
-_LEARN_LR = ("no", "parameter", "element")
+_LEARN_LR: dict[str, LearnLr] = {"no": False, "parameter": "parameter", "element": "element"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +35,20 @@ class Recipe(ABC):
     iterations: int = option(60_000, "meta-iterations; each is one meta-batch and one step of Adam", minimum=1)
     meta_batch: int = option(25, "tasks in a meta-batch", minimum=1)
     shots: int = option(10, "support samples of each class of a task", minimum=1)
-    queries: int | None = option(
-        None, "query samples of each class in training [default: as many as shots]", minimum=1
-    )
+    queries: int | None = option(None, "query samples of each class in training [default: as many as shots]", minimum=1)
     inner_lr: float = option(0.01, "step size of the inner steps", minimum=0.0)
-    learn_lr: str = option("no", "learn the inner step size, one per parameter tensor or per element", choices=_LEARN_LR)
+    learn_lr: str = option(
+        "no", "learn the inner step size, one per parameter tensor or per element", choices=tuple(_LEARN_LR)
+    )
     train_steps: int = option(1, "inner steps in training", minimum=1)
     test_steps: int = option(10, "inner steps at test; every number from 0 to it is judged", minimum=1)
     meta_lr: float = option(1e-3, "step size of Adam", minimum=0.0)
     rule: str = option("second-order", "how the meta-gradient is taken", choices=tuple(RULES))
-    engine: str = option(
-        "auto", "what executes the inner loop", choices=("auto", "cpu", "functional", "reference")
-    )
+    engine: str = option("auto", "what executes the inner loop", choices=("auto", "cpu", "functional", "reference"))
     test_tasks: int = option(600, "tasks to judge on; the 95% confidence intervals are over them", minimum=2)
-    validate_every: int = option(2_000, "meta-iterations between two validations, where there are such tasks", minimum=1)
+    validate_every: int = option(
+        2_000, "meta-iterations between two validations, where there are such tasks", minimum=1
+    )
     validation_tasks: int = option(600, "tasks of a validation", minimum=2)
     seed: int = option(1, "seed of the initial weights and of the tasks", minimum=0)
     checkpoint_every: int = option(10_000, "meta-iterations between two checkpoints", minimum=1)
@@ -89,7 +90,7 @@ class Recipe(ABC):
             rule=RULES[self.rule](),
             engine=self.engine,
             adapted=self.adapted(),
-            learn_lr=False if self.learn_lr == "no" else self.learn_lr,
+            learn_lr=_LEARN_LR[self.learn_lr],
         )
 
     def generator(self) -> torch.Generator:

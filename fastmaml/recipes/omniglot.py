@@ -34,7 +34,8 @@ class OmniglotMLPRecipe(Recipe):
     ways: int = option(5, "classes of a task", minimum=2)
     shots: int = option(1, "support drawings of each class, in training and at test", minimum=1)
     queries: int | None = option(
-        None, "query drawings of each class, in training and at test [default: as many as shots, as the authors]",
+        None,
+        "query drawings of each class, in training and at test [default: as many as shots, as the authors]",
         minimum=1,
     )
     inner_lr: float = option(
@@ -44,7 +45,8 @@ class OmniglotMLPRecipe(Recipe):
     )
     test_steps: int = option(3, "inner steps at test; every number from 0 to it is judged", minimum=1)
     split: str = option(
-        "random", "characters to train, validate and test on: 1100/100/423 by split-seed, or 1028/172/423",
+        "random",
+        "characters to train, validate and test on: 1100/100/423 by split-seed, or 1028/172/423",
         choices=("random", "vinyals"),
     )
     split_seed: int = option(1, "seed of the random split", minimum=0)

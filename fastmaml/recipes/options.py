@@ -22,13 +22,9 @@ class Option:
     optional: bool
 
 
-def option(
-    default: Any, help: str, *, choices: tuple[str, ...] | None = None, minimum: float | None = None
-) -> Any:
+def option(default: Any, help: str, *, choices: tuple[str, ...] | None = None, minimum: float | None = None) -> Any:
     """A dataclass field with its meaning (unit included), its allowed values or its smallest value."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "choices": choices, "minimum": minimum}
-    )
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "minimum": minimum})
 
 
 def options_of(recipe: type) -> tuple[Option, ...]:

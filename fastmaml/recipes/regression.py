@@ -25,7 +25,9 @@ SHOTS = (5, 10, 20)
 class RegressionFigure(SinusoidRecipe):
     """The sinusoid recipe, and what its baselines need."""
 
-    tuning_tasks: int = option(600, "tasks that the step size of fine-tuning is chosen on, apart from test's", minimum=2)
+    tuning_tasks: int = option(
+        600, "tasks that the step size of fine-tuning is chosen on, apart from test's", minimum=2
+    )
 
     @property
     def tuning_seed(self) -> int:
@@ -92,9 +94,7 @@ def _maml(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:
     progress.say(f"MAML: {recipe.iterations:,} iterations of {recipe.meta_batch} tasks")
     maml, result = train(recipe, folder, **progress.options)
     _check_complete(result)
-    return Method(
-        "MAML", dict.fromkeys(SHOTS, maml), dict.fromkeys(SHOTS, recipe.inner_lr), steps=recipe.test_steps
-    )
+    return Method("MAML", dict.fromkeys(SHOTS, maml), dict.fromkeys(SHOTS, recipe.inner_lr), steps=recipe.test_steps)
 
 
 def _pretrained(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:

@@ -32,7 +32,8 @@ def result_table(recipe: RegressionFigure, results: Results) -> str:
     for name, curves in results.items():
         reported = paper.SINUSOID_MSE.get(name, {})
         evaluation = curves[paper.SINUSOID_SHOTS]
-        for step in [s for s in (1, 5, 10) if s in evaluation.steps] or [0]:
+        steps: list[int] = [s for s in (1, 5, 10) if s in evaluation.steps]
+        for step in steps or [0]:
             measured = f"{evaluation.loss[step]:.3f} ± {evaluation.loss_ci95[step]:.3f}"
             said = f"{reported[step]:.2f}" if step in reported else ""
             rows.append([name, str(step) if step else "–", said, measured])

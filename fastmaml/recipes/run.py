@@ -45,9 +45,7 @@ def train(recipe: Recipe, folder: Path, **options: Any) -> tuple[MAML, TrainResu
     return fit(recipe, recipe.maml(), recipe.train_source(), folder, validation=validation, **options)
 
 
-def fit(
-    recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options: Any
-) -> tuple[MAML, TrainResult]:
+def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options: Any) -> tuple[MAML, TrainResult]:
     """Train any MAML on any source with the outer loop of a recipe."""
     learned = [parameter for parameter in maml.parameters() if parameter.requires_grad]
     trainer = Trainer(

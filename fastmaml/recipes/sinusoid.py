@@ -30,7 +30,9 @@ class SinusoidRecipe(Recipe):
     shots: int = option(10, "K, support points of a task in training", minimum=1)
     queries: int | None = option(None, "query points of a task in training [default: as many as shots]", minimum=1)
     test_shots: int = option(5, "K, support points of a task at test", minimum=1)
-    test_queries: int = option(100, "points of each test task, uniform over x in [-5, 5], that it is judged on", minimum=1)
+    test_queries: int = option(
+        100, "points of each test task, uniform over x in [-5, 5], that it is judged on", minimum=1
+    )
     test_tasks: int = option(1_000, "tasks to judge on; the 95% confidence intervals are over them", minimum=2)
 
     def model(self) -> nn.Module:

@@ -64,9 +64,7 @@ class Case:
 
 
 _SINUSOID = Case((1, 40, 40, 1), tasks=25, support=10, query=10)
-_OMNIGLOT = Case(
-    (784, 256, 128, 64, 64, 5), norm="shift", loss="cross_entropy", adapted=("linear*",), tasks=4
-)
+_OMNIGLOT = Case((784, 256, 128, 64, 64, 5), norm="shift", loss="cross_entropy", adapted=("linear*",), tasks=4)
 
 CORNERS: tuple[Case, ...] = (
     # The paper's networks.

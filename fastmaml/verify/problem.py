@@ -76,9 +76,7 @@ def _network(case: Case, generator: torch.Generator) -> nn.Sequential:
 
 
 def _batch_norm(case: Case, features: int) -> nn.BatchNorm1d:
-    norm = nn.BatchNorm1d(
-        features, affine=case.norm != "plain", track_running_stats=False, dtype=torch.float64
-    )
+    norm = nn.BatchNorm1d(features, affine=case.norm != "plain", track_running_stats=False, dtype=torch.float64)
     if case.norm == "shift":
         norm.weight.requires_grad_(False)
     return norm
@@ -102,14 +100,12 @@ def _batch(case: Case, generator: torch.Generator) -> TaskBatch:
     clusters = 2 if case.norm == "plain" else 3  # without a threshold to move, zero must lie between two
     centres = _normal(generator, clusters, case.widths[0])
     centres[:, 0] = torch.linspace(-1.5, 1.5, clusters)
-    return TaskBatch(
-        _samples(case, case.support, centres, generator), _samples(case, case.query, centres, generator)
-    )
+    return TaskBatch(_samples(case, case.support, centres, generator), _samples(case, case.query, centres, generator))
 
 
 def _samples(case: Case, count: int, centres: Tensor, generator: torch.Generator) -> Samples:
     member = torch.arange(count) % len(centres)  # every task alike, so that batch statistics are alike too
-    x = centres[member] + _SPREAD[case.activation] * _normal(generator, case.tasks, count, case.widths[0])  
+    x = centres[member] + _SPREAD[case.activation] * _normal(generator, case.tasks, count, case.widths[0])
     # [T, N, inputs]
     weights = _ragged_weights(case, count, generator) if case.ragged else None
     return Samples(_exact(x), _targets(case, count, generator), weights)

@@ -66,8 +66,10 @@ def _summary(verdicts: Sequence[Verdict]) -> list[str]:
     lines = [""] + [_failure(verdict) for verdict in failed]
     refusals = {(v.contestant, v.refusal): v for v in verdicts if v.refusal is not None}
     lines += [f"– {contestant} refused, e.g. {v.case}: {why}" for (contestant, why), v in refusals.items()]
-    lines.append(f"{len(ran) - len(failed)} of {len(ran)} checks passed, {len(failed)} failed, "
-                 f"{len(verdicts) - len(ran)} refused")
+    lines.append(
+        f"{len(ran) - len(failed)} of {len(ran)} checks passed, {len(failed)} failed, "
+        f"{len(verdicts) - len(ran)} refused"
+    )
     return lines
 
 
