@@ -53,13 +53,13 @@ def _check_parameters(module: nn.Module) -> None:
         first = seen.setdefault(id(parameter), name)
         if first != name:
             raise Obstacle(f"parameter '{name}' is shared with '{first}'; each parameter may have one place only")
-    dtypes = {parameter.dtype: name for name, parameter in module.named_parameters()}
-    if len(dtypes) > 1:
-        raise Obstacle(f"parameters differ in dtype ({_listed(dtypes)}); all must have one: call .float() or .double()")
-
-
-def _listed(dtypes: Mapping[torch.dtype, str]) -> str:
-    return ", ".join(f"'{name}' is {dtype}" for dtype, name in dtypes.items())
+    named = list(module.named_parameters())
+    for name, parameter in named:
+        if parameter.dtype != named[0][1].dtype:
+            raise Obstacle(
+                f"parameters differ in dtype ('{named[0][0]}' is {named[0][1].dtype}, '{name}' is {parameter.dtype}); "
+                "all must have one: call .float() or .double()"
+            )
 
 
 def _check_hooks(module: nn.Module) -> None:
@@ -229,14 +229,20 @@ class _Walker:
     def _is_size(self, node: fx.Node) -> bool:
         """x.size(0), x.shape[0], x.size()[0] and x.shape give the batch size, not a tensor."""
         source = node.args[0] if node.args else None
-        if source in self.tensors and (node.target == "size" or (node.target is getattr and node.args[1] == "shape")):
-            whole = node.target is getattr or len(node.args) == 1
-            (self.shapes if whole else self.batch_sizes).add(node)
-            return whole or bool(node.args[1] == 0)
-        if source in self.shapes and node.target is operator.getitem and node.args[1] == 0:
-            self.batch_sizes.add(node)
-            return True
-        return False
+        if source in self.tensors and _is_shape(node):
+            self.shapes.add(node)
+        elif (source in self.tensors and node.target == "size") or (
+            source in self.shapes and node.target is operator.getitem
+        ):
+            self._batch_size(node)
+        else:
+            return False
+        return True
+
+    def _batch_size(self, node: fx.Node) -> None:
+        if node.args[1] != 0:
+            raise Obstacle(f"forward computes with the size of dimension {node.args[1]}; accepted is {ACCEPTED}")
+        self.batch_sizes.add(node)
 
     def _step(self, node: fx.Node) -> None:
         if not node.args or node.args[0] is not self.last:
@@ -272,6 +278,12 @@ class _Walker:
             self.line.flattened(node.name, columns)
         else:
             raise Obstacle(f"'{node.name}' reshapes; accepted is .flatten(1) or .view(x.size(0), -1)")
+
+
+def _is_shape(node: fx.Node) -> bool:
+    if node.target == "size":
+        return len(node.args) == 1
+    return node.target is getattr and node.args[1] == "shape"
 
 
 def _is_off(p: Any = 0.5, training: Any = True, inplace: Any = False) -> bool:

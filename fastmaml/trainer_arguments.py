@@ -68,6 +68,8 @@ def open_stream(source: TaskSource, meta_batch: int, seed: int) -> Stream:
 def settings_of(maml: MAML, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
     """What must be the same for a resumed run to be the same run, as plain data."""
     return {
+        "lr": maml.lr,
+        "learn_lr": maml.learn_lr,
         "steps": maml.steps,
         "loss": maml.plan.loss_name,
         "rule": repr(maml.rule),

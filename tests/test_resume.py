@@ -177,6 +177,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
         (regression(), {"seed": 3}, "seed was 0 and is 3 now"),
         (regression(), {"meta_batch": 4}, "meta_batch was 3 and is 4 now"),
         (regression(steps=2), {}, "steps was 1 and is 2 now"),
+        (regression(lr=0.1), {}, r"lr was 0\.02 and is 0\.1 now"),
         (regression(), {"clip_value": 10.0}, r"clip_value was None and is 10\.0 now"),
     ]:
         with pytest.raises(CheckpointError, match=rf"iteration-00000012\.safetensors: .*{complaint}"):

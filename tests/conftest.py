@@ -1,0 +1,27 @@
+"""What every test starts from."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or idle threads of one library keep another's from working
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("fastmaml", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("fastmaml")
+torch.set_num_threads(1)  # what is tested is small
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that is not written holds NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,67 @@
+"""Losses of one task."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastmaml import losses
+
+OUTPUTS, TARGETS, LABELS = torch.randn(5, 3).double(), torch.randn(5, 3).double(), torch.tensor([0, 2, 1, 1, 0])
+WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0, 0.0]).double()
+
+
+def test_mse_is_the_mean_over_samples_and_outputs():
+    torch.testing.assert_close(losses.mse(OUTPUTS, TARGETS), F.mse_loss(OUTPUTS, TARGETS))
+
+
+def test_cross_entropy_is_the_mean_over_samples():
+    torch.testing.assert_close(losses.cross_entropy(OUTPUTS, LABELS), F.cross_entropy(OUTPUTS, LABELS))
+
+
+@pytest.mark.parametrize(("loss", "targets"), [(losses.mse, TARGETS), (losses.cross_entropy, LABELS)])
+def test_weights_make_a_weighted_mean(loss, targets):
+    each = torch.stack([loss(OUTPUTS[i : i + 1], targets[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(loss(OUTPUTS, targets, WEIGHTS), (WEIGHTS * each).sum() / WEIGHTS.sum())
+    torch.testing.assert_close(loss(OUTPUTS, targets, torch.full((5,), 3.0).double()), loss(OUTPUTS, targets))
+
+
+def test_shapes_never_broadcast():
+    with pytest.raises(ValueError, match=r"targets: given \[5\] for outputs \[5, 1\]; mse takes"):
+        losses.mse(OUTPUTS[:, :1], TARGETS[:, 0])
+    with pytest.raises(ValueError, match=r"targets: given \[5, 3\] for outputs \[5, 3\]; cross_entropy takes"):
+        losses.cross_entropy(OUTPUTS, TARGETS)
+
+
+def test_names_and_functions_resolve_to_the_same():
+    assert losses.resolve("mse") == losses.resolve(losses.mse) == ("mse", losses.mse)
+    assert losses.resolve("cross_entropy") == ("cross_entropy", losses.cross_entropy)
+
+
+def test_callables():
+    name, loss = losses.resolve(F.l1_loss)
+    assert name is None
+    torch.testing.assert_close(loss(OUTPUTS, TARGETS, None), F.l1_loss(OUTPUTS, TARGETS))
+    with pytest.raises(ValueError, match="weights: given, but the loss takes only"):
+        loss(OUTPUTS, TARGETS, WEIGHTS)
+
+    def weighted(outputs, targets, weights):
+        return losses.weighted_mean((outputs - targets).abs().mean(1), weights)
+
+    assert losses.resolve(weighted) == (None, weighted)
+
+
+def test_an_optional_third_argument_takes_weights_if_it_is_called_so():
+    def scaled(outputs, targets, scale=2.0):
+        return scale * (outputs - targets).square().mean()
+
+    def weighted(outputs, targets, weights=None):
+        return losses.mse(outputs, targets, weights)
+
+    assert losses.resolve(scaled)[1](OUTPUTS, TARGETS, None) == scaled(OUTPUTS, TARGETS)
+    assert losses.resolve(weighted)[1] is weighted
+
+
+@pytest.mark.parametrize(("given", "error"), [("huber", ValueError), (3, TypeError), (None, TypeError)])
+def test_what_is_no_loss_is_refused(given, error):
+    with pytest.raises(error, match=r"loss: given .*; allowed are \['cross_entropy', 'mse'\] or a callable"):
+        losses.resolve(given)

@@ -1,0 +1,254 @@
+"""nn.Module → Plan: what is a straight line, and what stands in the way otherwise."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from fastmaml.plan import BatchNormLayer, FlattenLayer, LinearLayer, Plan, ReLULayer, TanhLayer
+from tests.problems import network
+
+
+class Functions(nn.Module):
+    """The layers of Sequential(Flatten, Linear(6, 4), ReLU, Linear(4, 2), Tanh) by functions."""
+
+    def __init__(self, flatten, relu=F.relu, tanh=torch.tanh):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Linear(4, 2)
+        self.flatten, self.relu, self.tanh = flatten, relu, tanh
+
+    def forward(self, x):
+        return self.tanh(self.second(self.relu(self.first(self.flatten(x)))))
+
+
+class Around(nn.Module):
+    """Linear(3, 3) and whatever is done with its output and input."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear, self.function = nn.Linear(3, 3), function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def kinds(plan):
+    assert plan.obstacle is None, plan.obstacle
+    return [type(layer) for layer in plan.layers]
+
+
+def test_slots_are_the_parameters_in_order():
+    module = network((3, 6, 2), norm=True)
+    plan = Plan.of(module)
+    named = dict(module.named_parameters())
+    assert [slot.name for slot in plan.slots] == list(named)
+    assert plan.num_parameters == sum(p.numel() for p in named.values())
+    flat = plan.flatten(named)
+    for slot in plan.slots:
+        piece = flat[slot.offset : slot.offset + slot.numel].reshape(slot.shape)
+        assert torch.equal(piece, named[slot.name])
+    assert torch.equal(flat, plan.flatten(list(named.values())))
+
+
+def test_unflatten_is_the_inverse_for_one_and_for_many():
+    plan = Plan.of(network())
+    fast = torch.randn(5, plan.num_parameters)
+    many = plan.unflatten(fast)
+    assert many["0.weight"].shape == (5, 6, 3)
+    for task in range(5):
+        one = plan.unflatten(fast[task])
+        assert torch.equal(plan.flatten(one), fast[task])
+        assert all(torch.equal(one[name], many[name][task]) for name in one)
+
+
+def test_layers_have_their_shapes_and_slots():
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4, eps=0.1), nn.ReLU(), nn.Linear(4, 2), nn.Tanh()
+    )
+    plan = Plan.of(module)
+    assert plan.layers == (
+        FlattenLayer("0"),
+        LinearLayer("1", 6, 4, weight=0, bias=None),
+        BatchNormLayer("2", 4, 0.1, weight=1, bias=2),
+        ReLULayer("3"),
+        LinearLayer("4", 4, 2, weight=3, bias=4),
+        TanhLayer("5"),
+    )
+    assert (plan.num_inputs, plan.num_outputs) == (6, 2)
+
+
+def test_nested_modules_identity_and_a_shared_activation():
+    relu = nn.ReLU()
+    block = nn.Sequential(nn.Sequential(nn.Linear(3, 4), relu), nn.Identity())
+    plan = Plan.of(nn.Sequential(block, nn.Sequential(nn.Linear(4, 4), relu, nn.Dropout(0.0)), nn.Linear(4, 1)))
+    assert kinds(plan) == [LinearLayer, ReLULayer, LinearLayer, ReLULayer, LinearLayer]
+    assert plan.layers[2].name == "1.0"
+
+
+@pytest.mark.parametrize("leaf", [nn.Linear(3, 2), nn.BatchNorm1d(3)])
+def test_a_single_layer(leaf):
+    assert len(kinds(Plan.of(leaf))) == 1
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        lambda x: x.flatten(1),
+        lambda x: x.flatten(start_dim=1),
+        lambda x: torch.flatten(x, 1),
+        lambda x: torch.flatten(x, start_dim=1, end_dim=-1),
+        lambda x: x.view(x.size(0), -1),
+        lambda x: x.reshape(x.shape[0], 6),
+        lambda x: x.view(x.size()[0], -1),
+        lambda x: torch.reshape(x, (x.shape[0], -1)),
+        lambda x: x.contiguous().view(-1, 6),
+        nn.Flatten(),
+    ],
+)
+def test_ways_to_flatten(flatten):
+    plan = Plan.of(Functions(flatten))
+    assert kinds(plan) == [FlattenLayer, LinearLayer, ReLULayer, LinearLayer, TanhLayer]
+    assert plan.shape_obstacle((2, 3)) is None
+    assert plan.shape_obstacle((5,)) == "samples have shape [5]; the layers accept [6]"
+
+
+@pytest.mark.parametrize("relu", [F.relu, torch.relu, lambda x: x.relu(), lambda x: F.relu(x, inplace=True)])
+@pytest.mark.parametrize("tanh", [torch.tanh, F.tanh, lambda x: x.tanh()])
+def test_ways_to_activate(relu, tanh):
+    assert kinds(Plan.of(Functions(nn.Flatten(), relu, tanh)))[2::2] == [ReLULayer, TanhLayer]
+
+
+def test_flatten_after_the_first_layer_does_nothing():
+    plan = Plan.of(nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(4, 1)))
+    assert kinds(plan) == [LinearLayer, LinearLayer]
+    assert plan.shape_obstacle((3,)) is None
+    assert "samples have shape [2, 3]" in plan.shape_obstacle((2, 3))
+
+
+def test_flatten_after_an_activation_comes_first():
+    assert kinds(Plan.of(nn.Sequential(nn.Tanh(), nn.Flatten(), nn.Linear(4, 1)))) == [
+        FlattenLayer,
+        TanhLayer,
+        LinearLayer,
+    ]
+
+
+def dropout(training):
+    return nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).train(training)
+
+
+def test_modes():
+    assert kinds(Plan.of(dropout(False))) == [LinearLayer]
+    assert "layer '1' (Dropout) draws random numbers" in Plan.of(dropout(True)).obstacle
+    norm = network(norm=True)
+    assert BatchNormLayer in kinds(Plan.of(norm))
+    obstacle = Plan.of(norm.eval()).obstacle
+    assert obstacle.startswith("layer '1' (BatchNorm1d) is in eval mode with running statistics")
+    assert "track_running_stats=False" in obstacle
+    assert ".train()" in obstacle
+    assert BatchNormLayer in kinds(Plan.of(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval()))
+
+
+def tied():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    module[2].weight = module[0].weight
+    return module
+
+
+def hooked():
+    module = network()
+    module[2].register_forward_hook(lambda *_: None)
+    return module
+
+
+def unused():
+    module = Around(lambda self, x: self.linear(x))
+    module.extra = nn.Linear(3, 3)
+    return module
+
+
+def mixed():
+    module = network(dtype=torch.float32)
+    module[2].double()
+    return module
+
+
+def again(self, x):
+    return self.linear(torch.relu(self.linear(x)))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.Sequential(nn.Linear(3, 4), nn.GELU()), r"layer '1' \(GELU\) is not known; accepted is a straight line"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), r"layer '0' \(Conv2d\) is not known"),
+        (tied(), "parameter '2.weight' is shared with '0.weight'"),
+        (hooked(), r"layer '2' \(Linear\) has hooks"),
+        (unused(), "parameter 'extra.weight' has no part in the forward pass"),
+        (mixed(), r"parameters differ in dtype \('0.weight' is torch.float32, '2.weight' is torch.float64"),
+        (nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))), "layer '0' has a parametrization"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)), "layer '1' takes 5 features, but 4 reach it"),
+        (nn.Sequential(nn.Flatten(2), nn.Linear(3, 2)), "flattens dimensions 2 to -1; accepted is 1 to -1"),
+        (Around(again), "layer 'linear' is called twice"),
+        (Around(lambda self, x: self.linear(x) + x), "operation 'add' is not known"),
+        (Around(lambda self, x: x + self.linear(x)), "'add' does not take the output of the layer before it alone"),
+        (Around(lambda self, x: 2 * self.linear(x)), "'mul' does not take"),
+        (Around(lambda self, x: self.linear(x).sigmoid()), "operation 'sigmoid' is not known"),
+        (Around(lambda self, x: F.linear(x, self.linear.weight)), "forward uses 'linear.weight' directly"),
+        (Around(lambda self, x: self.linear(x) if x.sum() > 0 else x), "torch.fx cannot trace Around"),
+        (Around(lambda self, x: (self.linear(x), x)), "forward returns something else"),
+        (Around(lambda self, x: self.linear(x).view(-1, 1)), "regroups 3 features into rows of 1"),
+        (Around(lambda self, x: self.linear(x).view(x.size(1), -1)), "the size of dimension 1"),
+        (Around(lambda self, x: self.linear(x).view(x.size(0), 1, 3)), "reshapes; accepted is"),
+    ],
+)
+def test_obstacles_name_the_layer(module, words):
+    plan = Plan.of(module)
+    assert plan.layers is None
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(plan.obstacle)
+
+
+def test_a_subclass_is_not_taken_for_its_base():
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    assert Plan.of(nn.Sequential(Twice(3, 3))).layers is None
+
+
+def test_patterns_choose_what_is_adapted_and_meta_learned():
+    module = network((3, 4, 2))
+    module[0].weight.requires_grad_(False)
+    plan = Plan.of(module, adapted=["2.*"], meta_learned=["*.bias", "0.weight"])
+    chosen = {slot.name: (slot.adapted, slot.meta_learned) for slot in plan.slots}
+    assert chosen == {
+        "0.weight": (False, False),
+        "0.bias": (False, True),
+        "2.weight": (True, False),
+        "2.bias": (True, True),
+    }
+    gradient = torch.ones(plan.num_parameters)
+    assert plan.only_meta_learned(gradient).tolist() == [0.0] * 12 + [1.0] * 4 + [0.0] * 8 + [1.0] * 2
+    assert Plan.of(module, adapted="2.*").slots[2].adapted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"module": nn.ReLU()}, ValueError, "model: given ReLU, which has no parameters"),
+        ({"module": 3}, TypeError, "model: given int; allowed is a torch.nn.Module"),
+        ({"module": nn.LazyLinear(2)}, ValueError, "model: parameter 'weight' has no shape yet"),
+        (
+            {"adapted": ["3.*"]},
+            ValueError,
+            r"adapted: pattern '3.\*' matches no parameter; the parameters are \['weight', 'bias'\]",
+        ),
+        ({"meta_learned": [0]}, TypeError, r"meta_learned: given \(0,\); allowed are fnmatch patterns"),
+        ({"loss": "mae"}, ValueError, "loss: given 'mae'"),
+    ],
+)
+def test_what_cannot_be_planned_at_all(arguments, error, words):
+    with pytest.raises(error, match=words):
+        Plan.of(**({"module": nn.Linear(2, 2)} | arguments))
