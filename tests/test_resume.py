@@ -1,5 +1,6 @@
 """A run that ends at any moment and goes on later is, bit for bit, the run that did not end."""
 
+import os
 import random
 import signal
 import subprocess
@@ -224,3 +225,23 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     make_trainer(regression(), source, log_dir=tmp_path).run()
     assert refused == [True]
     assert make_trainer(regression(), source, log_dir=tmp_path).run().iteration == 12
+
+
+def test_no_checkpoint_is_on_the_disk_before_its_rows_of_the_log(tmp_path, monkeypatch):
+    events, real_sync, real_replace = [], os.fsync, os.replace
+
+    def sync(handle):
+        events.append(os.fstat(handle).st_ino)
+        real_sync(handle)
+
+    def replace(source, target):
+        events.append(target.name)
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    make_trainer(regression(), log_dir=tmp_path, validation=Validation(Sinusoid(3, 2), tasks=3)).run()
+    last = events.index("iteration-00000012.safetensors")
+    since_best = events[events.index("best.safetensors") : last]
+    assert (tmp_path / "train.csv").stat().st_ino in since_best
+    assert (tmp_path / "validation.csv").stat().st_ino in since_best
