@@ -95,7 +95,10 @@ def check_targets(name: str, samples: Samples, plan: Plan, output: tuple[int, ..
     _check_device(f"{name}.y", y, like)
     if plan.loss_name == "cross_entropy":
         if len(output) != 1:
-            raise ValueError(f"loss: cross_entropy takes logits [N, ways], but the model's outputs are [N, *{output}]")
+            raise ValueError(
+                f"{name}.x: given shape {list(samples.x.shape)}, of which the model makes {[*counts, *output]}; "
+                "cross_entropy takes logits [T, N, ways]: reshape x, or give a callable loss"
+            )
         if y.dtype != torch.int64 or list(y.shape) != counts:
             raise ValueError(f"{name}.y: given {given}; cross_entropy takes torch.int64 labels {counts}")
     elif plan.loss_name == "mse" and (y.dtype != like.dtype or list(y.shape) != [*counts, *output]):

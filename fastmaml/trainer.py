@@ -89,7 +89,8 @@ class Trainer:
         seed: of the tasks.
         log_dir: where logs and checkpoints go; None keeps nothing.
         resume: continue the run in log_dir, if there is one; False refuses to start in such a folder.
-        scheduler: of the outer learning rate, stepped every iteration; ReduceLROnPlateau after every validation.
+        scheduler: of the outer learning rate, stepped every iteration; ReduceLROnPlateau after every validation, on
+            its accuracy (mode="max") or, in regression, its loss.
         clip_value: bound on the magnitude of each element of the meta-gradient (the paper: 10 on MiniImagenet).
         clip_norm: bound on the 2-norm of the meta-gradient.
         checkpoint_every: iterations between checkpoints.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ def network(
 ) -> nn.Sequential:
     """Linear (BatchNorm1d) activation … Linear."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+    for inputs, outputs in pairwise(widths[:-1]):
         layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if norm else []), activation()]
     return nn.Sequential(*layers, nn.Linear(*widths[-2:])).to(dtype)
 
@@ -37,7 +38,7 @@ def samples(
     x = torch.randn(tasks, count, inputs, dtype=dtype)
     y = torch.randn(tasks, count, outputs, dtype=dtype)
     labels = torch.randint(outputs, (tasks, count))
-    kept = torch.randint(2, count + 1, (tasks, 1))
+    kept = torch.randint(min(2, count), count + 1, (tasks, 1))
     weights = (0.5 + torch.rand(tasks, count, dtype=dtype)) * (torch.arange(count) < kept)
     return Samples(x, y if loss == "mse" else labels, weights if ragged else None)
 

@@ -16,8 +16,8 @@ def test_example_runs(name, capsys):
     assert capsys.readouterr().out
 
 
-def test_polynomials_are_learned(capsys):
-    runpy.run_path(str(EXAMPLES / "polynomials.py"))["main"](iterations=300)
+def test_own_tasks_are_learned(capsys):
+    runpy.run_path(str(EXAMPLES / "own_tasks.py"))["main"](iterations=600)
     rows = {
         line.split()[0]: [float(word) for word in line.split()[1:]]
         for line in capsys.readouterr().out.splitlines()[-2:]

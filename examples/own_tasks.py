@@ -1,6 +1,6 @@
-"""Meta-learn a network of your own on tasks of your own: cubic polynomials from five points.
+"""Meta-learn a network of your own on tasks of your own: parabolas from five points.
 
-    python examples/polynomials.py
+    python examples/own_tasks.py
 
 Anything with a method `sample(num_tasks, generator)` is a source of tasks. The network is an ordinary module.
 """
@@ -17,31 +17,31 @@ from fastmaml.evaluation import evaluate
 from fastmaml.trainer import Trainer
 
 
-class Polynomials:
-    """Tasks y = a₀ + a₁x + a₂x² + a₃x³ with coefficients uniform in [-1, 1] and x uniform in [-1, 1]."""
+class Parabolas:
+    """Tasks y = a (x - b)² + c with a, b, c uniform in [-1, 1] and x uniform in [-1, 1]."""
 
     def __init__(self, shots: int = 5, queries: int = 20) -> None:
         self.shots, self.queries = shots, queries
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
-        coefficients = 2 * torch.rand(num_tasks, 1, 4, generator=generator) - 1
+        coefficients = 2 * torch.rand(3, num_tasks, 1, 1, generator=generator) - 1
         return TaskBatch(*(self._points(coefficients, count, generator) for count in (self.shots, self.queries)))
 
     def _points(self, coefficients: Tensor, count: int, generator: torch.Generator) -> Samples:
-        x = 2 * torch.rand(len(coefficients), count, 1, generator=generator) - 1  # [T, N, 1]
-        powers = x ** torch.arange(4)  # [T, N, 4]
-        return Samples(x, (powers * coefficients).sum(-1, keepdim=True))
+        a, b, c = coefficients
+        x = 2 * torch.rand(len(a), count, 1, generator=generator) - 1  # [T, N, 1]
+        return Samples(x, a * (x - b).square() + c)
 
 
 def main(iterations: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
-    maml = MAML(model, lr=0.05, steps=3, loss="mse")
+    maml = MAML(model, lr=0.1, steps=3, loss="mse")
     print(maml.explain())
     optimizer = torch.optim.Adam(maml.parameters(), lr=1e-3, fused=True)
-    before = evaluate(maml, Polynomials(), tasks=500, steps=3)
-    Trainer(maml, Polynomials(), optimizer, meta_batch=25, iterations=iterations, seed=1).run()
-    after = evaluate(maml, Polynomials(), tasks=500, steps=3)
+    before = evaluate(maml, Parabolas(), tasks=500, steps=3)
+    Trainer(maml, Parabolas(), optimizer, meta_batch=25, iterations=iterations, seed=1).run()
+    after = evaluate(maml, Parabolas(), tasks=500, steps=3)
     print("mean squared error after 0 … 3 inner steps")
     for name, evaluation in (("before", before), ("after", after)):
         print(f"{name:>7}", " ".join(f"{loss:7.4f}" for loss in evaluation.loss.tolist()))
@@ -49,5 +49,5 @@ def main(iterations: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=5000, help="meta-iterations [default: 5000]")
+    parser.add_argument("--iterations", type=int, default=2000, help="meta-iterations [default: 2000]")
     main(parser.parse_args().iterations)
