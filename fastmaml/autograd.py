@@ -22,15 +22,12 @@ class Computed(NamedTuple):
     parameters: Sequence[Tensor]
     wired: Sequence[int]
 
-    def pieces(self, scale: Tensor | None = None) -> list[Tensor]:
-        """The gradient of each input of `MetaLoss`: as it is, or in new memory times `scale`."""
-        flat, lr_gradient = self.gradient, self.lr_gradient
-        if scale is not None:
-            flat, lr_gradient = flat * scale, None if lr_gradient is None else lr_gradient * scale
-        pieces: Sequence[Tensor] = _unflatten_dense_tensors(flat, self.parameters)
+    def times(self, scale: Tensor) -> list[Tensor]:
+        """`scale` times the gradient of each input of `MetaLoss`, in new memory."""
+        pieces: Sequence[Tensor] = _unflatten_dense_tensors(self.gradient * scale, self.parameters)
         if len(self.wired) < len(pieces):
             pieces = [pieces[slot] for slot in self.wired]
-        return [*pieces] if lr_gradient is None else [*pieces, lr_gradient]
+        return [*pieces] if self.lr_gradient is None else [*pieces, self.lr_gradient * scale]
 
 
 class MetaLoss(torch.autograd.Function):
@@ -49,7 +46,7 @@ class MetaLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loss: tuple[Tensor], computed: Computed, *inputs: Tensor) -> Tensor:
-        ctx.computed, ctx.inputs = computed, inputs
+        ctx.computed = computed
         return loss[0]
 
     @staticmethod
@@ -59,4 +56,4 @@ class MetaLoss(torch.autograd.Function):
                 "meta_loss has no second derivative: backward or autograd.grad was called with create_graph=True. "
                 "Leave it out"
             )
-        return None, None, *ctx.computed.pieces(grad_outputs[0])
+        return None, None, *ctx.computed.times(grad_outputs[0])

@@ -69,7 +69,9 @@ def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
     if plan.shape_obstacle(sample) is None or plan.num_inputs is None:
         return
     flattens = plan.flattens
-    features = math.prod(sample) if flattens else (sample[-1] if sample else None)
+    features = None
+    if sample:
+        features = math.prod(sample) if flattens else sample[-1]
     if features != plan.num_inputs:
         form = "any shape of that many numbers" if flattens else f"[T, N, {plan.num_inputs}]"
         raise ValueError(

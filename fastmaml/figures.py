@@ -93,12 +93,17 @@ def _draw_curves(axis: Axes, curves: Sequence[Curve]) -> None:
         steps, mean, ci95 = np.arange(len(curve.mean)), np.asarray(curve.mean), np.asarray(curve.ci95)
         colour = COLOURS.get(curve.name, _GREY)
         marker: dict[str, Any] = {"linestyle": "--"} if curve.flat else {"marker": "o", "markersize": 3}
-        axis.plot(steps, mean, color=colour, label=curve.name, clip_on=False, **marker)
+        axis.plot(steps, mean, color=colour, label=curve.name, **marker)
         axis.fill_between(steps, mean - ci95, mean + ci95, color=colour, alpha=0.18, linewidth=0)
         _draw_paper(axis, curve, colour)
     axis.set_xlabel("gradient steps")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.12 * max(_height(curve) for curve in curves))
     axis.set_xlim(-0.2, max(len(curve.mean) for curve in curves) - 0.8)
+
+
+def _height(curve: Curve) -> float:
+    """What must be seen of a curve: its start and the paper's numbers; where it diverges it may leave the figure."""
+    return max(curve.mean[0] + curve.ci95[0], *curve.paper.values(), 0.0)
 
 
 def _notes(curves: Sequence[Curve]) -> str:
@@ -110,7 +115,7 @@ def _draw_paper(axis: Axes, curve: Curve, colour: str) -> None:
         axis.plot(
             list(curve.paper), list(curve.paper.values()), linestyle="none", marker="D", markersize=6,
             markerfacecolor="white", markeredgecolor=colour, markeredgewidth=1.3, zorder=4,
-            clip_on=False, label=f"{curve.name}, in the paper",
+            label=f"{curve.name}, in the paper",
         )  # fmt: skip
 
 

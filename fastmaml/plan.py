@@ -139,7 +139,7 @@ class Plan:
         if self.layers is None:
             return self.obstacle
         if self.flattens:
-            fits = math.prod(sample_shape) == self.num_inputs
+            fits = len(sample_shape) > 0 and math.prod(sample_shape) == self.num_inputs
         else:
             fits = tuple(sample_shape) == (self.num_inputs,)
         if fits:

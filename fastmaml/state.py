@@ -127,7 +127,9 @@ class State:
             raise ValueError(
                 f"x: given shape {list(x.shape)}; allowed is [{tasks}, M, ...], as {tasks} tasks are adapted"
             )
-        return self.choice.for_shapes(self._check_x("x", x))
+        obstacle = self._check_x("x", x)
+        self._probed("x", x)
+        return self.choice.for_shapes(obstacle)
 
     def _admit(self, key: tuple[Any, ...], sets: Sets) -> Admitted:
         """What depends on shapes and types alone is checked once for each `key`."""
@@ -150,7 +152,7 @@ class State:
             obstacle = self._check_x(f"{name}.x", samples.x) or obstacle
             checks.check_weights_kind(name, samples, self.like)
             if self.plan.loss_name is not None:
-                checks.check_targets(name, samples, self.plan, self._probed(name, samples.x), self.like)
+                checks.check_targets(name, samples, self.plan, self._probed(f"{name}.x", samples.x), self.like)
         plain = all(checks.is_plain(samples) for _, samples in sets)
         return Admitted(obstacle, plain, any(samples.weights is not None for _, samples in sets))
 
@@ -169,7 +171,7 @@ class State:
                 found = self.choice.for_data(found, samples)
         if self.plan.loss_name == "cross_entropy" and not found[0].checks_labels:
             for name, samples in sets:
-                checks.check_labels(name, samples, self._probed(name, samples.x)[0])
+                checks.check_labels(name, samples, self._probed(f"{name}.x", samples.x)[0])
         return found
 
     def output_shape(self, sample: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -194,7 +196,7 @@ class State:
                 outputs = engines.get("reference").predict(self.plan, fast, x[:1].detach())
         except Exception as error:  # the model may raise anything
             raise ValueError(
-                f"{name}.x: the model cannot run on samples of shape {list(x.shape[2:])}, of {x.dtype}: {error}"
+                f"{name}: the model cannot run on samples of shape {list(x.shape[2:])}, of {x.dtype}: {error}"
             ) from error
         return tuple(outputs.shape[2:])
 

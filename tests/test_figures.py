@@ -44,6 +44,17 @@ def test_curve_shows_its_colour(tmp_path):
         assert tuple(bytes.fromhex(figures.COLOURS[curve.name][1:])) in colours
 
 
+def test_a_curve_that_diverges_leaves_the_others_in_sight(tmp_path):
+    pytest.importorskip("matplotlib")
+    diverging = Curve("pretrained", [3.0, 1e25, float("nan")], [0.1, 1e25, float("nan")])
+    figures.learning_curves({"K = 5": [CURVES[0], diverging]}, tmp_path / "one.png")
+    figures.learning_curves({"K = 5": [CURVES[0]]}, tmp_path / "other.png")
+    blue = tuple(bytes.fromhex(figures.COLOURS["MAML"][1:]))
+    images = [Image.open(tmp_path / f"{name}.png").convert("RGB") for name in ("one", "other")]
+    counts = [np.all(np.asarray(image) == blue, axis=-1).sum() for image in images]
+    assert counts[0] > 0.8 * counts[1]
+
+
 def test_nothing_is_left_half_written(tmp_path, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib.figure")
     target = tmp_path / "one.png"

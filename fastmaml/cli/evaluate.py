@@ -16,7 +16,7 @@ from fastmaml.recipes.tables import evaluation_table, write_evaluation
 
 OPTIONS = (
     "test_tasks", "test_steps", "test_shots", "test_queries", "shots", "queries",
-    "split", "split_seed", "test_rotations", "data", "inner_lr", "engine", "seed",
+    "split", "split_seed", "test_rotations", "data", "inner_lr", "test_lr_factor", "engine", "seed",
 )  # fmt: skip
 """The fields of recipes that may differ from those of training."""
 

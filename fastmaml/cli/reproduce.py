@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Interrupted as interruption:
         return stopped(interruption.result)
     results = {method.name: learning_curves(recipe, method) for method in trained}
-    summary = result_table(recipe, results)
+    summary = result_table(recipe, trained, results)
     print(f"\n{summary}\n")
     write_text(arguments.out / "table.txt", summary + "\n")
     written = write_report(trained, results, arguments.out)

@@ -43,6 +43,7 @@ def batch_norm(
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if input.numel() == input.shape[1]:
         raise ValueError(f"batch norm needs more than one value per channel, given input {list(input.shape)}")
+    _check_channels(input, weight, bias)
     normal = _standardised(input, [0, *range(2, input.dim())], eps)
     return _affine(normal, weight, bias, (-1,) + (1,) * (input.dim() - 2))
 
@@ -60,6 +61,7 @@ def instance_norm(
     """F.instance_norm, except that running statistics are left as they are."""
     if not use_input_stats:
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    _check_channels(input, weight, bias)
     normal = _standardised(input, list(range(2, input.dim())), eps)
     return _affine(normal, weight, bias, (-1,) + (1,) * (input.dim() - 2))
 
@@ -74,6 +76,12 @@ def layer_norm(
     """F.layer_norm."""
     normal = _standardised(input, list(range(-len(normalized_shape), 0)), eps)
     return _affine(normal, weight, bias, tuple(normalized_shape))
+
+
+def _check_channels(input: Tensor, *parameters: Tensor | None) -> None:
+    for parameter in parameters:
+        if parameter is not None and parameter.numel() != input.shape[1]:
+            raise ValueError(f"a norm of {parameter.numel()} channels is given input {list(input.shape)}")
 
 
 def _standardised(input: Tensor, dims: list[int], eps: float) -> Tensor:

@@ -37,6 +37,9 @@ class Recipe(ABC):
     shots: int = option(10, "support samples of each class of a task", minimum=1)
     queries: int | None = option(None, "query samples of each class in training [default: as many as shots]", minimum=1)
     inner_lr: float = option(0.01, "step size of the inner steps", minimum=0.0)
+    test_lr_factor: float = option(
+        1.0, "step size of the inner steps at test over that of training; not used where it is learned", minimum=0.0
+    )
     learn_lr: str = option(
         "no", "learn the inner step size, one per parameter tensor or per element", choices=tuple(_LEARN_LR)
     )
@@ -82,15 +85,29 @@ class Recipe(ABC):
 
     def maml(self) -> MAML:
         """The model wrapped, ready to train."""
+        return self._wrap(self.model(), self.inner_lr, _LEARN_LR[self.learn_lr])
+
+    def at_test(self, maml: MAML) -> MAML:
+        """The trained MAML as it adapts at test: the same model, at the test's step size unless that is learned."""
+        if self.learn_lr != "no" or self.test_lr_factor == 1:
+            return maml
+        return self._wrap(maml.model, self.test_lr, False)
+
+    @property
+    def test_lr(self) -> float:
+        """Step size of the inner steps at test, where it is not learned."""
+        return self.test_lr_factor * self.inner_lr
+
+    def _wrap(self, model: nn.Module, lr: float, learn_lr: LearnLr) -> MAML:
         return MAML(
-            self.model(),
-            lr=self.inner_lr,
+            model,
+            lr=lr,
             steps=self.train_steps,
             loss=self.loss,
             rule=RULES[self.rule](),
             engine=self.engine,
             adapted=self.adapted(),
-            learn_lr=_LEARN_LR[self.learn_lr],
+            learn_lr=learn_lr,
         )
 
     def generator(self) -> torch.Generator:

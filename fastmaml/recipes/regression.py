@@ -94,7 +94,8 @@ def _maml(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:
     progress.say(f"MAML: {recipe.iterations:,} iterations of {recipe.meta_batch} tasks")
     maml, result = train(recipe, folder, **progress.options)
     _check_complete(result)
-    return Method("MAML", dict.fromkeys(SHOTS, maml), dict.fromkeys(SHOTS, recipe.inner_lr), steps=recipe.test_steps)
+    adapting = dict.fromkeys(SHOTS, recipe.at_test(maml))
+    return Method("MAML", adapting, dict.fromkeys(SHOTS, recipe.test_lr), steps=recipe.test_steps)
 
 
 def _pretrained(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:
@@ -102,15 +103,19 @@ def _pretrained(recipe: RegressionFigure, folder: Path, progress: Progress) -> M
     model = _regress(recipe, folder, progress, oracle=False)
     lrs = {shots: _tuned_lr(recipe, model, shots) for shots in SHOTS}
     chosen = ", ".join(f"{lr:g} at K={shots}" for shots, lr in lrs.items())
-    progress.say(f"pretrained: step sizes of fine-tuning chosen on {recipe.tuning_tasks} other tasks: {chosen}")
+    progress.say(f"pretrained: step sizes of fine-tuning, chosen on {recipe.tuning_tasks} other tasks: {chosen}")
     adapting = {shots: fine_tuning(model, lr, recipe.engine) for shots, lr in lrs.items()}
     return Method("pretrained", adapting, lrs, steps=recipe.test_steps)
 
 
 def _tuned_lr(recipe: RegressionFigure, model: SinusoidMLP, shots: int) -> float:
-    source = Sinusoid(shots, recipe.test_queries)
     tuning = tune_lr(
-        model, source, steps=recipe.test_steps, tasks=recipe.tuning_tasks, seed=recipe.tuning_seed, engine=recipe.engine
+        model,
+        Sinusoid(shots, recipe.test_queries),
+        steps=recipe.test_steps,
+        tasks=recipe.tuning_tasks,
+        seed=recipe.tuning_seed,
+        engine=recipe.engine,
     )
     return tuning.lr
 

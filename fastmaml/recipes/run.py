@@ -24,7 +24,7 @@ EVALUATION_BATCH = 100  # tasks adapted at a time
 
 _FREE = {
     "iterations", "checkpoint_every", "engine", "data", "test_tasks", "test_steps", "test_shots", "test_queries",
-    "validate_every", "validation_tasks", "tuning_tasks",
+    "validate_every", "validation_tasks", "tuning_tasks", "test_lr_factor",
 }  # fmt: skip
 """Options that may change when a run is resumed: what an iteration does does not depend on them."""
 
@@ -63,11 +63,11 @@ def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options:
     return maml, trainer.run()
 
 
-def judge(recipe: Recipe, maml: MAML, source: TaskSource | None = None) -> Evaluation:
-    """Loss and accuracy after 0 … test_steps inner steps on the recipe's test tasks, or on those of `source`."""
+def judge(recipe: Recipe, maml: MAML) -> Evaluation:
+    """Loss and accuracy after 0 … test_steps inner steps on the recipe's test tasks."""
     return evaluate(
-        maml,
-        recipe.test_source() if source is None else source,
+        recipe.at_test(maml),
+        recipe.test_source(),
         tasks=recipe.test_tasks,
         steps=recipe.test_steps,
         meta_batch=EVALUATION_BATCH,

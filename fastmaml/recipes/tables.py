@@ -36,6 +36,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def plus_minus(mean: float, ci95: float) -> str:
+    """A mean and its confidence interval to three decimals, or three digits where it is large."""
+    form = ".3f" if abs(mean) < 1000 else ".2e"
+    return f"{mean:{form}} ± {ci95:{form}}"
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as CSV, whole or not at all; None is an empty field."""
     text = io.StringIO()
@@ -46,7 +52,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
 
 
 def _evaluation_row(row: Mapping[str, Any], paper: Mapping[int, str]) -> list[str]:
-    cells = [str(row["steps"]), f"{row['loss']:.3f} ± {row['loss_ci95']:.3f}"]
+    cells = [str(row["steps"]), plus_minus(row["loss"], row["loss_ci95"])]
     if row["accuracy"] is not None:
         cells.append(f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_ci95']:.1f}")
     return [*cells, paper.get(row["steps"], "")]
