@@ -186,8 +186,19 @@ class Job {
       pack(call_.network, call_.shape, request_.parameters, call_.theta);
       kernels<T>().transpose(call_);
     }
-    if (request_.inner_lr) pack(call_.network, call_.shape, request_.inner_lr, call_.inner_lr);
+    fill_inner_lr();
     if (call_.shape.gram) fill_gram();
+  }
+
+  void fill_inner_lr() {
+    const T* lr = request_.inner_lr;
+    const Index count = lr ? call_.network.num_parameters : 0;
+    if (count > 0 && std::all_of(lr, lr + count, [=](T value) { return value == *lr; })) {
+      call_.one_inner_lr = *lr;
+      call_.inner_lr = nullptr;
+    } else if (lr) {
+      pack(call_.network, call_.shape, lr, call_.inner_lr);
+    }
   }
 
   void fill_gram() {

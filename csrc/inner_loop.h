@@ -124,7 +124,7 @@ void inner_steps(const Task<T>& task, T* losses) {
     forward(s);
     const T loss = loss_and_adjoint(s, task.targets(0));
     if (losses) losses[k] = loss;
-    const Destination<T> to{task.theta(k + 1), task.at_step(k), call.inner_lr};
+    const Destination<T> to{task.theta(k + 1), task.at_step(k), call.inner_lr, call.one_inner_lr};
     backward(s, &to);
   }
 }
@@ -173,7 +173,8 @@ void scale_direction(const Call<T>& call, const T* lambda, T* direction) {
   const Index first =
       call.shape.gram ? aligned<T>(call.shape.places[0].packed_rows * call.shape.places[0].packed_width) : 0;
   copy(lambda, first, direction);
-  for (Index i = first; i < call.shape.packed; ++i) direction[i] = call.inner_lr[i] * lambda[i];
+  for (Index i = first; i < call.shape.packed; ++i)
+    direction[i] = (call.inner_lr ? call.inner_lr[i] : call.one_inner_lr) * lambda[i];
 }
 
 // lambda_k = lambda_{k+1} - H_k (lr * lambda_{k+1}), for k = K-1 ... 0

@@ -9,8 +9,8 @@ namespace fastmaml {
 
 using Index = std::ptrdiff_t;
 
-// Every row is padded with zeros to a multiple of this, so that kernels have no ragged ends.
-constexpr Index kPadBytes = 32;
+// Every row is padded with zeros to whole cache lines, so that kernels have no ragged ends and no vector straddles two.
+constexpr Index kPadBytes = 64;
 constexpr Index kAlignBytes = 64;
 
 template <class T>

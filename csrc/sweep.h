@@ -6,12 +6,13 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
-// Where a gradient goes. base: out = base - by * gradient (by = nullptr: 1); no base: out = gradient.
+// Where a gradient goes. base: out = base - by * gradient (by = nullptr: scale * gradient); no base: out = gradient.
 template <class T>
 struct Destination {
   T* out;
   const T* base = nullptr;
   const T* by = nullptr;
+  T scale = T(1);
 };
 
 // The first layer through Gram matrices (gram.h); null where its weights are copied like any other's.
