@@ -110,14 +110,15 @@ void zero_borders(T* at, const Image& image, Index n) {
   }
 }
 
-// What `zero(state)` does for networks of images, whose states are too large to be cleared every call.
+// What `zero(state)` does for networks of images, whose states are too large to be cleared every call; and of the
+// samples that a state has room for, only those that it will hold, so that the rest of its memory is never touched.
 template <class T>
-void prepare_images(const Network& network, const Shape<T>& shape, T* state) {
+void prepare_images(const Network& network, const Shape<T>& shape, Index rows, T* state) {
   for (Index l = 1; l < network.depth; ++l) {
     const LayerPlace<T>& p = shape.places[l];
     if (network.layers[l].image) {
-      zero_borders(state + p.input, p.input_image, shape.rows);
-      zero_borders(state + p.delta, p.delta_image, shape.rows);
+      zero_borders(state + p.input, p.input_image, rows);
+      zero_borders(state + p.delta, p.delta_image, rows);
     } else {
       zero(state + p.input, shape.rows * p.input_width);
       zero(state + p.delta, shape.rows * p.input_width);
