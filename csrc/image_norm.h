@@ -130,33 +130,32 @@ struct Affine {
 };
 
 // The first largest of a window, and the input it was made of; NaN counts as largest, as in torch.
-template <class T>
+template <int Side, class T>
 inline Wide<T> largest(const ImageNorm<T>& b, const Affine<T>& affine, const T* window, Wide<T>& input,
                        Wide<T>& index) {
   using V = Wide<T>;
-  const Index* kernel = b.layer.window.kernel;
+  const Index high = Side ? Side : b.layer.window.kernel[0], wide = Side ? Side : b.layer.window.kernel[1];
   input = load<V>(window);
   index = V{};
   V best = affine(input);
-  T number = 0;
-  for (Index y = 0; y < kernel[0]; ++y)
-    for (Index x = 0; x < kernel[1]; ++x, number += T(1)) {
+  for (Index y = 0; y < high; ++y)
+    for (Index x = y == 0; x < wide; ++x) {
       const V z = load<V>(window + y * b.z.row + x * b.z.pixel), value = affine(z);
-      const auto better = (value > best) | ((value != value) & (best == best));
-      best = better ? value : best;
-      input = better ? z : input;
-      index = better ? splat<V>(number) : index;
+      const auto kept = (best >= value) | (best != best);
+      best = kept ? best : value;
+      input = kept ? input : z;
+      index = kept ? index : splat<V>(static_cast<T>(y * wide + x));
     }
   return best;
 }
 
-template <class T>
+template <int Side, class T>
 void pooled_line(const ImageNorm<T>& b, const Affine<T>& affine, Index s, Index y, Index c) {
   using V = Wide<T>;
   const Window& w = b.layer.window;
   for (Index x = 0; x < b.layer.out_size[1]; ++x) {
     V input, index;
-    const V best = largest(b, affine, b.z(s, y * w.stride[0], x * w.stride[1]) + c, input, index);
+    const V best = largest<Side>(b, affine, b.z(s, y * w.stride[0], x * w.stride[1]) + c, input, index);
     const Index at = ((s * b.layer.out_size[0] + y) * b.layer.out_size[1] + x) * b.width + c;
     store(b.selected + at, input);
     store(b.choice + at, index);
@@ -169,12 +168,14 @@ void image_norm_forward(const Sweep<T>& sweep, Index l) {
   using V = Wide<T>;
   const ImageNorm<T> b = image_norm(sweep, l);
   image_statistics(b);
+  const bool twos = b.layer.window.kernel[0] == 2 && b.layer.window.kernel[1] == 2;
   for (Index s = 0; s < b.n; ++s)
     for (Index y = 0; y < b.layer.out_size[0]; ++y)
       for (Index c = 0; c < b.width; c += kLanes<T>) {
         const Affine<T> affine(b, c);
         if (b.layer.pool) {
-          pooled_line(b, affine, s, y, c);
+          if (twos) pooled_line<2>(b, affine, s, y, c);
+          else pooled_line<0>(b, affine, s, y, c);
           continue;
         }
         for (Index x = 0; x < b.layer.out_size[1]; ++x) {
@@ -246,29 +247,50 @@ void image_norm_gradient(const ImageNorm<T>& b, const LayerPlace<T>& p, const De
   }
 }
 
-// The part of an adjoint that reaches input pixel (y, x): that of its window, if it was chosen there.
-template <class T>
-struct Reached {
-  const ImageNorm<T>& b;
-  bool inside;
-  Index at_y, at_x, p;
-  T number;
+// Calls line(s, y, x, y-bar, y-bar-dot) for every input pixel, with the part of the adjoints that reaches it: those of
+// its window if it was chosen there, else zero. Side: of the windows, 0 where it is not known here.
+template <int Side, class T, class Line>
+inline void reach_line(const ImageNorm<T>& b, const Map<T>& dy, const Map<T>& dy_dot, Index s, Index y, Index c,
+                       const Line& line) {
+  using V = Wide<T>;
+  const Index high = Side ? Side : b.layer.window.kernel[0], wide = Side ? Side : b.layer.window.kernel[1];
+  for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+    const V g = load<V>(dy(s, y, x) + c), g_dot = load<V>(dy_dot(s, y, x) + c);
+    if (!b.layer.pool) {
+      line(s, y, x, g, g_dot);
+      continue;
+    }
+    const V choice = load<V>(b.chosen_by(s, y * b.layer.out_size[1] + x) + c);
+    for (Index ky = 0; ky < high; ++ky)
+      for (Index kx = 0; kx < wide; ++kx) {
+        const auto here = choice == splat<V>(static_cast<T>(ky * wide + kx));
+        line(s, y * high + ky, x * wide + kx, here ? g : V{}, here ? g_dot : V{});
+      }
+  }
+}
 
-  Reached(const ImageNorm<T>& b, Index y, Index x) : b(b) {
-    const Window& w = b.layer.window;
-    at_y = b.layer.pool ? y / w.stride[0] : y;
-    at_x = b.layer.pool ? x / w.stride[1] : x;
-    inside = at_y < b.layer.out_size[0] && at_x < b.layer.out_size[1];
-    p = at_y * b.layer.out_size[1] + at_x;
-    number = b.layer.pool ? static_cast<T>(y % w.stride[0] * w.kernel[1] + x % w.stride[1]) : T(0);
-  }
-  Wide<T> operator()(const Map<T>& dy, Index s, Index c) const {
-    if (!inside) return Wide<T>{};
-    const Wide<T> value = load<Wide<T>>(dy.at + s * dy.sample + p * dy.pixel + c);
-    if (!b.layer.pool) return value;
-    return load<Wide<T>>(b.chosen_by(s, p) + c) == splat<Wide<T>>(number) ? value : Wide<T>{};
-  }
-};
+// The pixels of a row that no window reaches.
+template <class T, class Line>
+inline void unreached_line(const ImageNorm<T>& b, Index s, Index y, const Line& line) {
+  const bool reached = y < b.layer.out_size[0] * b.layer.window.kernel[0];
+  for (Index x = reached ? b.layer.out_size[1] * b.layer.window.kernel[1] : 0; x < b.layer.in_size[1]; ++x)
+    line(s, y, x, Wide<T>{}, Wide<T>{});
+}
+
+// make_line(c) prepares the constants of a vector of channels.
+template <class T, class MakeLine>
+void for_reached(const ImageNorm<T>& b, const Map<T>& dy, const Map<T>& dy_dot, MakeLine make_line) {
+  const bool twos = b.layer.window.kernel[0] == 2 && b.layer.window.kernel[1] == 2;
+  for (Index s = 0; s < b.n; ++s)
+    for (Index c = 0; c < b.width; c += kLanes<T>) {
+      const auto line = make_line(c);
+      for (Index y = 0; y < b.layer.out_size[0]; ++y) {
+        if (twos) reach_line<2>(b, dy, dy_dot, s, y, c, line);
+        else reach_line<0>(b, dy, dy_dot, s, y, c, line);
+      }
+      for (Index y = 0; b.layer.pool && y < b.layer.in_size[0]; ++y) unreached_line(b, s, y, line);
+    }
+}
 
 // z-bar = rstd (g - mean(g) - x-hat mean(x-hat g)), g = scale y-bar
 template <class T>
@@ -276,20 +298,18 @@ void image_norm_backward(const Sweep<T>& sweep, Index l) {
   using V = Wide<T>;
   const ImageNorm<T> b = image_norm(sweep, l);
   const T inverse = T(1) / b.count();
-  for (Index s = 0; s < b.n; ++s)
-    for (Index y = 0; y < b.layer.in_size[0]; ++y)
-      for (Index c = 0; c < b.width; c += kLanes<T>) {
-        const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
-        const V factor = b.scale ? rstd * load<V>(b.scale + c) : rstd;
-        const V mean_g = load<V>(b.row(kMeanDelta) + c) * inverse;
-        const V mean_gx = load<V>(b.row(kMeanDeltaX) + c) * inverse * rstd;
-        for (Index x = 0; x < b.layer.in_size[1]; ++x) {
-          const V z = load<V>(b.z(s, y, x) + c);
-          V dz = factor * (Reached<T>(b, y, x)(b.dy, s, c) - mean_g - (z - mean) * mean_gx);
-          if (b.layer.input_relu) dz = gate(dz, z);
-          store(b.dz(s, y, x) + c, dz);
-        }
-      }
+  for_reached(b, b.dy, b.dy, [&](Index c) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const V factor = b.scale ? rstd * load<V>(b.scale + c) : rstd;
+    const V mean_g = load<V>(b.row(kMeanDelta) + c) * inverse;
+    const V mean_gx = load<V>(b.row(kMeanDeltaX) + c) * inverse * rstd;
+    return [=, &b](Index s, Index y, Index x, V dy, V) {
+      const V z = load<V>(b.z(s, y, x) + c);
+      V dz = factor * (dy - mean_g - (z - mean) * mean_gx);
+      if (b.layer.input_relu) dz = gate(dz, z);
+      store(b.dz(s, y, x) + c, dz);
+    };
+  });
 }
 
 // mean(z-dot) and mean(x-hat z-dot); zero where the data, which do not move, come first
@@ -360,35 +380,32 @@ void image_norm_tangent_forward(const Sweep<T>& sweep, const Sweep<T>& direction
       }
 }
 
-// The tangent of z-bar: (rstd-dot / rstd) z-bar + rstd (g-dot - mean(g-dot) - x-dot mean(x g) - x mean(x-dot g + x
-// g-dot))
+// The tangent of z-bar:
+// (rstd-dot / rstd) z-bar + rstd (g-dot - mean(g-dot) - x-dot mean(x g) - x mean(x-dot g + x g-dot))
 template <class T>
 void image_norm_tangent_backward(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
   using V = Wide<T>;
   const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
   const T inverse = T(1) / b.count();
-  for (Index s = 0; s < b.n; ++s)
-    for (Index y = 0; y < b.layer.in_size[0]; ++y)
-      for (Index c = 0; c < b.width; c += kLanes<T>) {
-        const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
-        const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
-        const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
-        const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
-        const V sum_g = load<V>(b.row(kMeanDelta) + c), sum_gx = load<V>(b.row(kMeanDeltaX) + c);
-        const V old_gx = scale * sum_gx * inverse;
-        const V mean_g = (scale * load<V>(t.row(kMeanDelta) + c) + scale_dot * sum_g) * inverse;
-        const V mean_gx = (scale * load<V>(t.row(kMeanDeltaX) + c) + scale_dot * sum_gx) * inverse;
-        const V rstd_ratio = -rstd * mean_x;  // rstd-dot / rstd
-        for (Index x = 0; x < b.layer.in_size[1]; ++x) {
-          const Reached<T> reached(b, y, x);
-          const V z = load<V>(b.z(s, y, x) + c), x_hat = (z - mean) * rstd;
-          const V x_dot = rstd * (load<V>(t.z(s, y, x) + c) - mean_dot - x_hat * mean_x);
-          const V g_dot = reached(t.dy, s, c) * scale + reached(b.dy, s, c) * scale_dot;
-          V dz = rstd * (g_dot - mean_g - x_dot * old_gx - x_hat * mean_gx) + rstd_ratio * load<V>(b.dz(s, y, x) + c);
-          if (b.layer.input_relu) dz = gate(dz, z);
-          store(t.dz(s, y, x) + c, dz);
-        }
-      }
+  for_reached(b, b.dy, t.dy, [&](Index c) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
+    const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
+    const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
+    const V sum_g = load<V>(b.row(kMeanDelta) + c), sum_gx = load<V>(b.row(kMeanDeltaX) + c);
+    const V old_gx = scale * sum_gx * inverse;
+    const V mean_g = (scale * load<V>(t.row(kMeanDelta) + c) + scale_dot * sum_g) * inverse;
+    const V mean_gx = (scale * load<V>(t.row(kMeanDeltaX) + c) + scale_dot * sum_gx) * inverse;
+    const V rstd_ratio = -rstd * mean_x;  // rstd-dot / rstd
+    return [=, &b, &t](Index s, Index y, Index x, V dy, V dy_dot) {
+      const V z = load<V>(b.z(s, y, x) + c), x_hat = (z - mean) * rstd;
+      const V x_dot = rstd * (load<V>(t.z(s, y, x) + c) - mean_dot - x_hat * mean_x);
+      const V g_dot = dy_dot * scale + dy * scale_dot;
+      V dz = rstd * (g_dot - mean_g - x_dot * old_gx - x_hat * mean_gx) + rstd_ratio * load<V>(b.dz(s, y, x) + c);
+      if (b.layer.input_relu) dz = gate(dz, z);
+      store(t.dz(s, y, x) + c, dz);
+    };
+  });
 }
 
 }  // namespace
