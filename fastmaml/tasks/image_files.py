@@ -79,8 +79,9 @@ def fingerprint(classes: Classes, size: int) -> list[str]:
 
 
 def read_images(classes: Classes, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images as uint8 [classes, most images of a class, 3, size, size], zeros after the last of a class, and how many
-    each class has [classes]. Images of another size are resized once, by Lanczos resampling.
+    """All images, and how many each class has [classes]. Those of another size are resized by Lanczos resampling.
+
+    The images are uint8 [classes, most images of a class, 3, size, size], zeros after the last of a class.
 
     Raises:
         ValueError: a file is no readable image; the message has its path.
