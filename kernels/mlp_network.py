@@ -1,0 +1,76 @@
+"""A fully connected network as the kernels take it: nested tuples of numbers, and the sizes that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .mlp_forward import ARRAYS
+
+TILE = 64
+"""Most features of a tile."""
+
+MAX_ROWS = 128
+"""Most samples of a set that one program takes, since batch norm sees all of them at once."""
+
+MAX_OUTPUTS = 1024
+"""Widest output, of which the loss takes whole rows."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """y = activation(norm(x Wᵀ + b)), with the places of its parameters in the flat vector.
+
+    Args:
+        inputs, outputs: features.
+        weight, bias: offsets of W [outputs, inputs] and b; bias None where there is none.
+        norm: whether there is batch norm; scale, shift: offsets of its parameters, None where there are none.
+        activation: "none", "relu" or "tanh".
+    """
+
+    inputs: int
+    outputs: int
+    weight: int
+    bias: int | None = None
+    norm: bool = False
+    scale: int | None = None
+    shift: int | None = None
+    eps: float = 0.0
+    activation: str = "none"
+
+
+def padded(size: int, least: int = 16) -> int:
+    """The power of two that holds `size`."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
+def network(blocks: Sequence[Block]) -> tuple[tuple[object, ...], ...]:
+    """The constexpr argument NET: one tuple of each block.
+
+    in, out, weight, bias, norm, scale, shift, eps, activation, place in scratch (in units of rows), tile of outputs,
+    tile of inputs, outputs padded. Absent offsets are −1.
+    """
+    found, place = [], 0
+    for block in blocks:
+        offsets = [-1 if offset is None else offset for offset in (block.bias, block.scale, block.shift)]
+        tiles = min(TILE, padded(block.outputs)), min(TILE, padded(block.inputs)), padded(block.outputs)
+        found.append(
+            (block.inputs, block.outputs, block.weight, offsets[0], block.norm, *offsets[1:], float(block.eps),
+             block.activation, place, *tiles)
+        )  # fmt: skip
+        place += ARRAYS * block.outputs
+    return tuple(found)
+
+
+def scratch_size(blocks: Sequence[Block], rows: int) -> int:
+    """Numbers of scratch memory that a program needs."""
+    return ARRAYS * rows * sum(block.outputs for block in blocks)
+
+
+def obstacle(blocks: Sequence[Block], samples: int) -> str | None:
+    """Why one program cannot carry the network on that many samples a task; None where it can."""
+    if samples > MAX_ROWS:
+        return f"{samples} samples of a task are more than the {MAX_ROWS} that one program carries"
+    if blocks[-1].outputs > MAX_OUTPUTS:
+        return f"{blocks[-1].outputs} outputs are more than the {MAX_OUTPUTS} that the loss takes"
+    return None

@@ -1,0 +1,90 @@
+"""Whole passes over a fully connected network: forward, loss and backward of one task, and the flat updates."""
+
+import triton
+import triton.language as tl
+
+from .mlp_backward import backward_block
+from .mlp_forward import DERIVATIVE, forward_block
+from .mlp_losses import loss_block
+
+
+@triton.jit
+def real_rows(weights, num, PADDED: tl.constexpr, WEIGHTED: tl.constexpr):
+    """Row numbers, which of them count, how many do, and the sum of their weights."""
+    rows = tl.arange(0, PADDED)
+    real = rows < num
+    total = num.to(tl.float32)
+    count = total
+    if WEIGHTED:
+        values = tl.load(weights + rows, mask=real, other=0.0)
+        real = values > 0
+        total = tl.sum(values)
+        count = tl.sum(tl.where(real, 1.0, 0.0))
+    return rows, real, count, total
+
+
+@triton.jit
+def forward(theta, direction, x, scratch, rows, real, count, ROWS: tl.constexpr, NET: tl.constexpr, TANGENT: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
+    for layer in tl.static_range(len(NET)):
+        if layer == 0:
+            forward_block(theta, direction, x, x, scratch, rows, real, count, ROWS, NET[0], True, TANGENT, TILE, PRECISION)
+        else:
+            h = scratch + NET[layer - 1][9] * ROWS
+            h_dot = h + DERIVATIVE * ROWS * NET[layer - 1][1]
+            forward_block(theta, direction, h, h_dot, scratch, rows, real, count, ROWS, NET[layer], False, TANGENT, TILE, PRECISION)
+
+
+@triton.jit
+def backward(target, direction, x, scratch, rows, real, count, ROWS: tl.constexpr, NET: tl.constexpr, TANGENT: tl.constexpr, MODE: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
+    for back in tl.static_range(len(NET) - 1):
+        layer: tl.constexpr = len(NET) - 1 - back
+        below = scratch + NET[layer - 1][9] * ROWS
+        below_dot = below + DERIVATIVE * ROWS * NET[layer - 1][1]
+        backward_block(target, direction, below, below_dot, scratch, below, rows, real, count, ROWS, NET[layer], False, TANGENT, MODE, TILE, PRECISION)
+    backward_block(target, direction, x, x, scratch, scratch, rows, real, count, ROWS, NET[0], True, TANGENT, MODE, TILE, PRECISION)
+
+
+@triton.jit
+def gradient_pass(target, direction, x, y, weights, num, scratch, PADDED: tl.constexpr, ROWS: tl.constexpr, NET: tl.constexpr, LOSS: tl.constexpr, WEIGHTED: tl.constexpr, TANGENT: tl.constexpr, MODE: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
+    """The loss at target[0], its gradient handed out as MODE says (see `emit`); with TANGENT its derivative too."""
+    rows, real, count, total = real_rows(weights, num, PADDED, WEIGHTED)
+    forward(target[0], direction, x, scratch, rows, real, count, ROWS, NET, TANGENT, TILE, PRECISION)
+    loss = loss_block(scratch, y, weights, num, total, PADDED, ROWS, NET[len(NET) - 1], LOSS, WEIGHTED, TANGENT, CHUNK)
+    backward(target, direction, x, scratch, rows, real, count, ROWS, NET, TANGENT, MODE, TILE, PRECISION)
+    return loss
+
+
+@triton.jit
+def copy(source, destination, size, FLAT: tl.constexpr):
+    start = 0
+    while start < size:
+        at = start + tl.arange(0, FLAT)
+        tl.store(destination + at, tl.load(source + at, mask=at < size), mask=at < size)
+        start += FLAT
+
+
+@triton.jit
+def scale(a, b, product, size: tl.constexpr, FLAT: tl.constexpr):
+    """product = a ∘ b, for all threads of the program to see."""
+    for start in range(0, size, FLAT):
+        at = start + tl.arange(0, FLAT)
+        inside = at < size
+        tl.store(product + at, tl.load(a + at, mask=inside) * tl.load(b + at, mask=inside), mask=inside)
+    tl.debug_barrier()
+
+
+@triton.jit
+def accumulate(values, sums, share, size: tl.constexpr, fresh, FLAT: tl.constexpr):
+    """sums += share · values; sums = share · values where `fresh`."""
+    for start in range(0, size, FLAT):
+        at = start + tl.arange(0, FLAT)
+        inside = at < size
+        old = tl.load(sums + at, mask=inside & (fresh == 0), other=0.0)
+        tl.store(sums + at, old + share * tl.load(values + at, mask=inside, other=0.0), mask=inside)
+
+
+@triton.jit
+def fill(values, number, size: tl.constexpr, FLAT: tl.constexpr):
+    for start in range(0, size, FLAT):
+        at = start + tl.arange(0, FLAT)
+        tl.store(values + at, tl.full((FLAT,), number, tl.float32), mask=at < size)
