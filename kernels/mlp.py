@@ -7,13 +7,28 @@ as the device keeps busy, so scratch memory and parameter copies are those of th
 import triton
 import triton.language as tl
 
+from .mlp_forward import FIELDS, HEADER
 from .mlp_passes import accumulate, copy, fill, forward, gradient_pass, real_rows, scale
 
 
 @triton.jit
-def _inner_steps(theta, copies, inner_lr, adjoint, x, y, weights, num, losses, scratch, SIZE: tl.constexpr, steps, SETTINGS: tl.constexpr, PADDED: tl.constexpr):
+def _inner_steps(
+    theta,
+    copies,
+    inner_lr,
+    adjoint,
+    x,
+    y,
+    weights,
+    num,
+    losses,
+    scratch,
+    SIZE: tl.constexpr,
+    steps,
+    NET: tl.constexpr,
+    PADDED: tl.constexpr,
+):
     """θ_1 … θ_K into copies [K, P] from θ_0 = theta [P]; losses [K]. Gives where θ_K is."""
-    ROWS: tl.constexpr = SETTINGS[0]
     step = 0
     while step < steps:
         current = theta
@@ -21,8 +36,8 @@ def _inner_steps(theta, copies, inner_lr, adjoint, x, y, weights, num, losses, s
             current = copies + (step - 1) * SIZE
         target = (current, copies + step * SIZE, inner_lr, adjoint, adjoint)
         loss = gradient_pass(
-            target, current, x, y, weights, num, scratch, PADDED, ROWS, SETTINGS[1], SETTINGS[2], SETTINGS[3], False,
-            "step", SETTINGS[4], SETTINGS[5], SETTINGS[6],
+            target, current, x, y, weights, num, scratch, PADDED, NET, False,
+            "step",
         )  # fmt: skip
         tl.store(losses + step, loss)
         step += 1
@@ -33,9 +48,26 @@ def _inner_steps(theta, copies, inner_lr, adjoint, x, y, weights, num, losses, s
 
 
 @triton.jit
-def _reverse_sweep(theta, copies, inner_lr, adjoint, direction, lr_gradient, x, y, weights, num, scratch, SIZE: tl.constexpr, steps, SETTINGS: tl.constexpr, PADDED: tl.constexpr, MODE: tl.constexpr, FLAT: tl.constexpr):
+def _reverse_sweep(
+    theta,
+    copies,
+    inner_lr,
+    adjoint,
+    direction,
+    lr_gradient,
+    x,
+    y,
+    weights,
+    num,
+    scratch,
+    SIZE: tl.constexpr,
+    steps,
+    NET: tl.constexpr,
+    PADDED: tl.constexpr,
+    MODE: tl.constexpr,
+    FLAT: tl.constexpr,
+):
     """λ_k = λ_{k+1} − H_k (A∘λ_{k+1}) for k = K − 1 … 0, in place in adjoint [P]."""
-    ROWS: tl.constexpr = SETTINGS[0]
     step = steps - 1
     while step >= 0:
         current = theta
@@ -45,8 +77,8 @@ def _reverse_sweep(theta, copies, inner_lr, adjoint, direction, lr_gradient, x, 
             scale(adjoint, inner_lr, direction, SIZE, FLAT)
         target = (current, current, inner_lr, adjoint, lr_gradient)
         gradient_pass(
-            target, direction, x, y, weights, num, scratch, PADDED, ROWS, SETTINGS[1], SETTINGS[2], SETTINGS[3],
-            MODE != "lr", MODE, SETTINGS[4], SETTINGS[5], SETTINGS[6],
+            target, direction, x, y, weights, num, scratch, PADDED, NET,
+            MODE != "lr", MODE,
         )  # fmt: skip
         step -= 1
 
@@ -54,14 +86,12 @@ def _reverse_sweep(theta, copies, inner_lr, adjoint, direction, lr_gradient, x, 
 @triton.jit
 def _meta_kernel(
     theta, inner_lr, support_x, support_y, support_w, query_x, query_y, query_w, query_losses, outputs, step_losses,
-    sums, lr_sums, copies, vectors, scratch, SIZE: tl.constexpr, SCRATCH, tasks, steps, n, m, features, support_y_stride,
-    query_y_stride, SETTINGS: tl.constexpr, N_PADDED: tl.constexpr, M_PADDED: tl.constexpr, MODE: tl.constexpr,
-    FLAT: tl.constexpr,
+    sums, lr_sums, copies, vectors, scratch, SIZE: tl.constexpr, SCRATCH, tasks, steps, n, m, features,
+    support_y_stride, query_y_stride, NET: tl.constexpr, N_PADDED: tl.constexpr, M_PADDED: tl.constexpr,
+    MODE: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    ROWS: tl.constexpr = SETTINGS[0]
-    NET: tl.constexpr = SETTINGS[1]
-    LAST: tl.constexpr = NET[len(NET) - 1]
+    LAST: tl.constexpr = HEADER + (NET[1] - 1) * FIELDS
     copies += program * steps * SIZE
     adjoint = vectors + program * 3 * SIZE
     direction = adjoint + SIZE
@@ -72,23 +102,22 @@ def _meta_kernel(
     while task < tasks:
         x, y, w = support_x + task * n * features, support_y + task * support_y_stride, support_w + task * n
         last = _inner_steps(
-            theta, copies, inner_lr, adjoint, x, y, w, n, step_losses + task * steps, scratch, SIZE, steps, SETTINGS,
+            theta, copies, inner_lr, adjoint, x, y, w, n, step_losses + task * steps, scratch, SIZE, steps, NET,
             N_PADDED,
         )  # fmt: skip
         target = (last, last, inner_lr, adjoint, adjoint)
         loss = gradient_pass(
             target, last, query_x + task * m * features, query_y + task * query_y_stride, query_w + task * m, m,
-            scratch, M_PADDED, ROWS, NET, SETTINGS[2], SETTINGS[3], False, "gradient", SETTINGS[4], SETTINGS[5],
-            SETTINGS[6],
+            scratch, M_PADDED, NET, False, "gradient",
         )  # fmt: skip
         tl.store(query_losses + task, loss)
-        copy(scratch + LAST[9] * ROWS, outputs + task * m * LAST[1], m * LAST[1], FLAT)
+        copy(scratch + NET[LAST + 9] * NET[0], outputs + task * m * NET[LAST + 1], m * NET[LAST + 1], FLAT)
         if MODE != "reverse" and MODE != "none":
             fill(lr_gradient, 0.0, SIZE, FLAT)
             tl.debug_barrier()
         if MODE != "none":
             _reverse_sweep(
-                theta, copies, inner_lr, adjoint, direction, lr_gradient, x, y, w, n, scratch, SIZE, steps, SETTINGS,
+                theta, copies, inner_lr, adjoint, direction, lr_gradient, x, y, w, n, scratch, SIZE, steps, NET,
                 N_PADDED, MODE, FLAT,
             )  # fmt: skip
         fresh = (task == program).to(tl.int32)
@@ -101,8 +130,8 @@ def _meta_kernel(
 
 @triton.jit
 def _adapt_kernel(
-    theta, theta_stride, inner_lr, x, y, weights, fast, losses, copies, scratch, SIZE: tl.constexpr, SCRATCH, tasks, steps, n,
-    features, y_stride, SETTINGS: tl.constexpr, PADDED: tl.constexpr, FLAT: tl.constexpr,
+    theta, theta_stride, inner_lr, x, y, weights, fast, losses, copies, scratch, SIZE: tl.constexpr, SCRATCH, tasks,
+    steps, n, features, y_stride, NET: tl.constexpr, PADDED: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     copies += program * steps * SIZE
@@ -111,7 +140,7 @@ def _adapt_kernel(
     while task < tasks:
         last = _inner_steps(
             theta + task * theta_stride, copies, inner_lr, copies, x + task * n * features, y + task * y_stride,
-            weights + task * n, n, losses + task * steps, scratch, SIZE, steps, SETTINGS, PADDED,
+            weights + task * n, n, losses + task * steps, scratch, SIZE, steps, NET, PADDED,
         )  # fmt: skip
         copy(last, fast + task * SIZE, SIZE, FLAT)
         tl.debug_barrier()
@@ -121,7 +150,7 @@ def _adapt_kernel(
 @triton.jit
 def _hvp_kernel(
     fast, vectors, x, y, weights, products, scratch, SIZE: tl.constexpr, SCRATCH, tasks, n, features, y_stride,
-    SETTINGS: tl.constexpr, PADDED: tl.constexpr,
+    NET: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     scratch += program * SCRATCH
@@ -131,27 +160,25 @@ def _hvp_kernel(
         target = (theta, theta, theta, product, product)
         gradient_pass(
             target, vectors + task * SIZE, x + task * n * features, y + task * y_stride, weights + task * n, n, scratch,
-            PADDED, SETTINGS[0], SETTINGS[1], SETTINGS[2], SETTINGS[3], True, "product", SETTINGS[4], SETTINGS[5],
-            SETTINGS[6],
+            PADDED, NET, True, "product",
         )  # fmt: skip
         task += tl.num_programs(0)
 
 
 @triton.jit
 def _predict_kernel(
-    fast, x, outputs, scratch, SIZE: tl.constexpr, SCRATCH, tasks, n, features, SETTINGS: tl.constexpr, PADDED: tl.constexpr,
+    fast, x, outputs, scratch, SIZE: tl.constexpr, SCRATCH, tasks, n, features, NET: tl.constexpr, PADDED: tl.constexpr,
     FLAT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    NET: tl.constexpr = SETTINGS[1]
-    LAST: tl.constexpr = NET[len(NET) - 1]
+    LAST: tl.constexpr = HEADER + (NET[1] - 1) * FIELDS
     scratch += program * SCRATCH
     task = program
     while task < tasks:
         theta = fast + task * SIZE
-        rows, real, count, total = real_rows(x, n, PADDED, False)
+        rows, real, count, _ = real_rows(x, n, PADDED, False)
         inputs = x + task * n * features
-        forward(theta, theta, inputs, scratch, rows, real, count, SETTINGS[0], NET, False, SETTINGS[4], SETTINGS[6])
-        copy(scratch + LAST[9] * SETTINGS[0], outputs + task * n * LAST[1], n * LAST[1], FLAT)
+        forward(theta, theta, inputs, scratch, rows, real, count, NET, False)
+        copy(scratch + NET[LAST + 9] * NET[0], outputs + task * n * NET[LAST + 1], n * NET[LAST + 1], FLAT)
         tl.debug_barrier()
         task += tl.num_programs(0)

@@ -1,8 +1,8 @@
 """Forward pass of a fully connected network for one task, and its derivative in a direction of the parameters.
 
-A network is a constexpr tuple of blocks (see mlp_network.py), each y = activation(norm(x Wᵀ + b)). All that a
-backward pass needs lies in scratch memory of the program: nine arrays [rows, out] of each block, by the letters of
-docs/mathematics.md.
+A network is a constexpr tuple NET (see mlp_network.py) of blocks that start at NET[L], each
+y = activation(norm(x Wᵀ + b)). All that a backward pass needs lies in scratch memory of the program: nine arrays
+[rows, out] of each block, by the letters of docs/mathematics.md.
 """
 
 import triton
@@ -19,10 +19,18 @@ DERIVATIVE = tl.constexpr(4)
 R = tl.constexpr(8)
 ARRAYS = 9
 
+#: NET, one flat constexpr tuple (`mlp_network.network` makes it): a header, then the fields of each block
+HEADER = tl.constexpr(7)
+FIELDS = tl.constexpr(13)
+
 
 @triton.jit
-def add_product(acc, x, weights, rows, real, o, IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
+def add_product(acc, x, weights, rows, real, o, NET: tl.constexpr, L: tl.constexpr):
     """acc [N, o] + x [N, IN] weights[o, IN]ᵀ."""
+    IN: tl.constexpr = NET[L]
+    OUT: tl.constexpr = NET[L + 1]
+    TILE: tl.constexpr = NET[4]
+    PRECISION: tl.constexpr = NET[6]
     inside = o < OUT
     if IN <= THIN:
         for i in tl.static_range(IN):
@@ -39,33 +47,45 @@ def add_product(acc, x, weights, rows, real, o, IN: tl.constexpr, OUT: tl.conste
 
 
 @triton.jit
-def forward_block(theta, direction, x, x_dot, scratch, rows, real, count, ROWS: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr, TANGENT: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
+def forward_block(
+    theta,
+    direction,
+    x,
+    x_dot,
+    scratch,
+    rows,
+    real,
+    count,
+    NET: tl.constexpr,
+    L: tl.constexpr,
+    FIRST: tl.constexpr,
+    TANGENT: tl.constexpr,
+):
     """Writes y, and with TANGENT ẏ along `direction`, of one block; x [N, in], ẋ likewise (zero for the FIRST)."""
-    IN: tl.constexpr = BLOCK[0]
-    OUT: tl.constexpr = BLOCK[1]
-    WEIGHT: tl.constexpr = BLOCK[2]
-    BIAS: tl.constexpr = BLOCK[3]
-    NORM: tl.constexpr = BLOCK[4]
-    ACTIVATION: tl.constexpr = BLOCK[8]
-    SIZE: tl.constexpr = ROWS * OUT
-    OUT_TILE: tl.constexpr = BLOCK[10]
-    own = scratch + BLOCK[9] * ROWS
+    OUT: tl.constexpr = NET[L + 1]
+    WEIGHT: tl.constexpr = NET[L + 2]
+    BIAS: tl.constexpr = NET[L + 3]
+    NORM: tl.constexpr = NET[L + 4]
+    ACTIVATION: tl.constexpr = NET[L + 8]
+    SIZE: tl.constexpr = NET[0] * OUT
+    OUT_TILE: tl.constexpr = NET[L + 10]
+    own = scratch + NET[L + 9] * NET[0]
     for start in range(0, OUT, OUT_TILE):
         o = start + tl.arange(0, OUT_TILE)
         inside = o < OUT
         zeros = tl.zeros((rows.shape[0], OUT_TILE), tl.float32)
-        y = add_product(zeros, x, theta + WEIGHT, rows, real, o, IN, OUT, TILE, PRECISION)
+        y = add_product(zeros, x, theta + WEIGHT, rows, real, o, NET, L)
         if BIAS >= 0:
             y += tl.load(theta + BIAS + o, mask=inside, other=0.0)[None, :]
         y_dot = zeros
         if TANGENT:
-            y_dot = add_product(y_dot, x, direction + WEIGHT, rows, real, o, IN, OUT, TILE, PRECISION)
+            y_dot = add_product(y_dot, x, direction + WEIGHT, rows, real, o, NET, L)
             if not FIRST:
-                y_dot = add_product(y_dot, x_dot, theta + WEIGHT, rows, real, o, IN, OUT, TILE, PRECISION)
+                y_dot = add_product(y_dot, x_dot, theta + WEIGHT, rows, real, o, NET, L)
             if BIAS >= 0:
                 y_dot += tl.load(direction + BIAS + o, mask=inside, other=0.0)[None, :]
         if NORM:
-            y, y_dot = _normalise(y, y_dot, theta, direction, own, rows, real, count, o, BLOCK, SIZE, TANGENT)
+            y, y_dot = _normalise(y, y_dot, theta, direction, own, rows, real, count, o, NET, L, SIZE, TANGENT)
         if ACTIVATION == "relu":
             y_dot = tl.where(y > 0, y_dot, 0.0)
             y = tl.where(y <= 0, 0.0, y)  # NaN stays NaN
@@ -79,22 +99,36 @@ def forward_block(theta, direction, x, x_dot, scratch, rows, real, count, ROWS: 
 
 
 @triton.jit
-def _normalise(y, y_dot, theta, direction, own, rows, real, count, o, BLOCK: tl.constexpr, SIZE: tl.constexpr, TANGENT: tl.constexpr):
+def _normalise(
+    y,
+    y_dot,
+    theta,
+    direction,
+    own,
+    rows,
+    real,
+    count,
+    o,
+    NET: tl.constexpr,
+    L: tl.constexpr,
+    SIZE: tl.constexpr,
+    TANGENT: tl.constexpr,
+):
     """Batch norm of y [N, o] over the real rows, and of its derivative; keeps x̂, r and their derivatives."""
-    OUT: tl.constexpr = BLOCK[1]
+    OUT: tl.constexpr = NET[L + 1]
     inside = o < OUT
     mean = tl.sum(tl.where(real[:, None], y, 0.0), 0) / count
     centred = tl.where(real[:, None], y - mean[None, :], 0.0)
-    r = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / count + BLOCK[7])
+    r = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / count + NET[L + 7])
     hat = centred * r[None, :]
     store_tile(own + HAT * SIZE, rows, o, OUT, hat, real, inside)
     tl.store(own + R * SIZE + o, r, mask=inside)
     scale = tl.zeros_like(r) + 1.0
-    if BLOCK[5] >= 0:
-        scale = tl.load(theta + BLOCK[5] + o, mask=inside, other=0.0)
+    if NET[L + 5] >= 0:
+        scale = tl.load(theta + NET[L + 5] + o, mask=inside, other=0.0)
     y = scale[None, :] * hat
-    if BLOCK[6] >= 0:
-        y += tl.load(theta + BLOCK[6] + o, mask=inside, other=0.0)[None, :]
+    if NET[L + 6] >= 0:
+        y += tl.load(theta + NET[L + 6] + o, mask=inside, other=0.0)[None, :]
     if TANGENT:
         y_dot = tl.where(real[:, None], y_dot, 0.0)
         along = tl.sum(hat * y_dot, 0) / count
@@ -103,8 +137,8 @@ def _normalise(y, y_dot, theta, direction, own, rows, real, count, o, BLOCK: tl.
         store_tile(own + (DERIVATIVE + HAT) * SIZE, rows, o, OUT, hat_dot, real, inside)
         tl.store(own + R * SIZE + OUT + o, -r * r * along, mask=inside)
         y_dot = scale[None, :] * hat_dot
-        if BLOCK[5] >= 0:
-            y_dot += tl.load(direction + BLOCK[5] + o, mask=inside, other=0.0)[None, :] * hat
-        if BLOCK[6] >= 0:
-            y_dot += tl.load(direction + BLOCK[6] + o, mask=inside, other=0.0)[None, :]
+        if NET[L + 5] >= 0:
+            y_dot += tl.load(direction + NET[L + 5] + o, mask=inside, other=0.0)[None, :] * hat
+        if NET[L + 6] >= 0:
+            y_dot += tl.load(direction + NET[L + 6] + o, mask=inside, other=0.0)[None, :]
     return y, y_dot

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor
 
 from .mlp import _adapt_kernel, _hvp_kernel, _meta_kernel, _predict_kernel
-from .mlp_network import TILE, Block, network, obstacle, padded, scratch_size
+from .mlp_network import Block, network, obstacle, padded, scratch_size
 from .reduce import sum_rows
 
 FLAT = 512
-WARPS = 4
 
 
 class Data(NamedTuple):
@@ -63,7 +61,7 @@ class Launcher:
         m, weighted = query.x.shape[1], support.weights is not None or query.weights is not None
         support_w, query_w = _weights(support, weighted), _weights(query, weighted)
         grid, out = min(tasks, self.programs), self.blocks[-1].outputs
-        settings = self._settings(max(n, m), weighted)
+        net = self._network(max(n, m), weighted)
         losses, step_losses = theta.new_empty(tasks), theta.new_empty(tasks, steps)
         outputs, sums = theta.new_empty(tasks, m, out), theta.new_empty(grid, self.size)
         lr_sums = torch.empty_like(sums) if learned else sums
@@ -72,8 +70,8 @@ class Launcher:
         _meta_kernel[(grid,)](
             theta, inner_lr, support.x, support.y, support_w, query.x, query.y, query_w, losses, outputs, step_losses,
             sums, lr_sums, copies, vectors, scratch, self.size, scratch.shape[1], tasks, steps, n, m,
-            self.blocks[0].inputs, support.y[0].numel(), query.y[0].numel(), settings, padded(n), padded(m),
-            _mode(through, learned), FLAT, **_OPTIONS,
+            self.blocks[0].inputs, support.y[0].numel(), query.y[0].numel(), net, padded(n), padded(m),
+            _mode(through, learned), FLAT, **self._options(max(n, m), tasks),
         )  # fmt: skip
         gradient = sum_rows(sums, torch.empty_like(theta), kept)
         lr_gradient = sum_rows(lr_sums, torch.empty_like(theta)) if learned else None
@@ -90,7 +88,7 @@ class Launcher:
         _adapt_kernel[(grid,)](
             theta, stride, inner_lr, support.x, support.y, _weights(support, weighted), fast, losses, copies, scratch,
             self.size, scratch.shape[1], tasks, steps, n, self.blocks[0].inputs, support.y[0].numel(),
-            self._settings(n, weighted), padded(n), FLAT, **_OPTIONS,
+            self._network(n, weighted), padded(n), FLAT, **self._options(n, tasks),
         )  # fmt: skip
         return fast, losses
 
@@ -102,8 +100,8 @@ class Launcher:
         scratch = fast.new_empty(grid, self._scratch(n))
         _hvp_kernel[(grid,)](
             fast, vectors, support.x, support.y, _weights(support, weighted), products, scratch, self.size,
-            scratch.shape[1], tasks, n, self.blocks[0].inputs, support.y[0].numel(), self._settings(n, weighted),
-            padded(n), **_OPTIONS,
+            scratch.shape[1], tasks, n, self.blocks[0].inputs, support.y[0].numel(), self._network(n, weighted),
+            padded(n), **self._options(n, tasks),
         )  # fmt: skip
         return products
 
@@ -115,28 +113,29 @@ class Launcher:
         scratch = fast.new_empty(grid, self._scratch(n))
         _predict_kernel[(grid,)](
             fast, x, outputs, scratch, self.size, scratch.shape[1], tasks, n, self.blocks[0].inputs,
-            self._settings(n, False), padded(n), FLAT, **_OPTIONS,
+            self._network(n, False), padded(n), FLAT, **self._options(n, tasks),
         )  # fmt: skip
         return outputs
+
+    def _options(self, samples: int, tasks: int) -> dict[str, Any]:
+        return options(self.blocks, samples, tasks, self.programs)
 
     def _scratch(self, samples: int) -> int:
         return scratch_size(self.blocks, padded(samples))
 
-    def _settings(self, samples: int, weighted: bool) -> tuple[Any, ...]:
-        """ROWS, NET, LOSS, WEIGHTED, TILE, CHUNK, PRECISION."""
+    def _network(self, samples: int, weighted: bool) -> tuple[Any, ...]:
+        """The constexpr NET."""
         problem = obstacle(self.blocks, samples)
         if problem is not None:
             raise ValueError(f"samples: {problem}; take the kernels of single layers")
-        return settings(self.blocks, samples, self.loss, weighted, self.precision)
+        return network(self.blocks, samples, self.loss, weighted, self.precision)
 
 
-_OPTIONS: dict[str, Any] = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": True}
-
-
-def settings(blocks: Sequence[Block], samples: int, loss: str, weighted: bool, precision: str) -> tuple[Any, ...]:
-    """The constexpr SETTINGS of the kernels: ROWS, NET, LOSS, WEIGHTED, TILE, CHUNK, PRECISION."""
-    chunk = max(1, min(padded(samples), 4096 // padded(blocks[-1].outputs)))
-    return padded(samples), network(blocks), loss, weighted, TILE, chunk, precision
+def options(blocks: tuple[Block, ...], samples: int, tasks: int, programs: int) -> dict[str, Any]:
+    """Launch options: many warps to a task where it is wide, one where tasks are plenty and narrow."""
+    wide = max(max(block.inputs, block.outputs) for block in blocks) > 64 or padded(samples) > 32
+    warps = 8 if wide else 1 if tasks >= programs else 4
+    return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
 
 
 def _mode(through: bool, learned: bool) -> str:

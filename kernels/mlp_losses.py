@@ -7,20 +7,22 @@ from .mlp_forward import DERIVATIVE, Y_BAR
 
 
 @triton.jit
-def loss_block(scratch, y, weights, num, total, PADDED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LOSS: tl.constexpr, WEIGHTED: tl.constexpr, TANGENT: tl.constexpr, CHUNK: tl.constexpr):
+def loss_block(
+    scratch, y, weights, num, total, PADDED: tl.constexpr, NET: tl.constexpr, L: tl.constexpr, TANGENT: tl.constexpr
+):
     """The weighted mean loss of outputs [N, OUT] that the last block left; writes ȳ, and with TANGENT its derivative.
 
     y: targets [N, OUT] or int64 labels [N]; weights: [N]; total: their sum, or N without.
     """
-    OUT: tl.constexpr = BLOCK[1]
-    SIZE: tl.constexpr = ROWS * OUT
-    own = scratch + BLOCK[9] * ROWS
-    o = tl.arange(0, BLOCK[12])
+    OUT: tl.constexpr = NET[L + 1]
+    SIZE: tl.constexpr = NET[0] * OUT
+    own = scratch + NET[L + 9] * NET[0]
+    o = tl.arange(0, NET[L + 12])
     loss = 0.0
-    for start in range(0, PADDED, CHUNK):
-        rows = start + tl.arange(0, CHUNK)
+    for start in range(0, PADDED, NET[5]):
+        rows = start + tl.arange(0, NET[5])
         share = tl.where(rows < num, 1.0, 0.0)
-        if WEIGHTED:
+        if NET[3]:
             share = tl.load(weights + rows, mask=rows < num, other=0.0)
         share = share / total
         mask = (share > 0)[:, None] & (o < OUT)[None, :]
@@ -29,7 +31,7 @@ def loss_block(scratch, y, weights, num, total, PADDED: tl.constexpr, ROWS: tl.c
         derivative = tl.zeros_like(outputs)
         if TANGENT:
             derivative = tl.load(own + DERIVATIVE * SIZE + offsets, mask=mask, other=0.0)
-        if LOSS == "mse":
+        if NET[2] == "mse":
             error = outputs - tl.load(y + offsets, mask=mask, other=0.0)
             factor = (2.0 / OUT) * share[:, None]
             loss += tl.sum(tl.sum(error * error, 1) * share) / OUT

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from .mlp_forward import ARRAYS
 
-TILE = 64
+TILE = 32
 """Most features of a tile."""
+
+INNER = {"ieee": 16, "tf32": 32, "tf32x3": 32, "bf16": 32}
+"""Terms that a product sums at a time, by precision. Float32 products are unrolled into registers: no more fit."""
 
 MAX_ROWS = 128
 """Most samples of a set that one program takes, since batch norm sees all of them at once."""
@@ -44,20 +47,23 @@ def padded(size: int, least: int = 16) -> int:
     return max(least, 1 << (size - 1).bit_length())
 
 
-def network(blocks: Sequence[Block]) -> tuple[tuple[object, ...], ...]:
-    """The constexpr argument NET: one tuple of each block.
+def network(
+    blocks: Sequence[Block], samples: int, loss: str, weighted: bool, precision: str
+) -> tuple[int | float | str | bool, ...]:
+    """The constexpr argument NET, flat, since Triton takes no nested tuples.
 
-    in, out, weight, bias, norm, scale, shift, eps, activation, place in scratch (in units of rows), tile of outputs,
-    tile of inputs, outputs padded. Absent offsets are −1.
+    First rows of scratch, number of blocks, loss, whether samples have weights, INNER, rows that the loss takes at a
+    time, precision. Then of each block: in, out, weight, bias, norm, scale, shift, eps, activation, place in scratch
+    (in units of rows), tile of outputs, tile of inputs, outputs padded. Absent offsets are −1.
     """
-    found, place = [], 0
+    rows, place = padded(samples), 0
+    chunk = max(1, min(rows, 4096 // padded(blocks[-1].outputs)))
+    found: list[int | float | str | bool] = [rows, len(blocks), loss, weighted, INNER[precision], chunk, precision]
     for block in blocks:
-        offsets = [-1 if offset is None else offset for offset in (block.bias, block.scale, block.shift)]
+        bias, scale, shift = (-1 if offset is None else offset for offset in (block.bias, block.scale, block.shift))
         tiles = min(TILE, padded(block.outputs)), min(TILE, padded(block.inputs)), padded(block.outputs)
-        found.append(
-            (block.inputs, block.outputs, block.weight, offsets[0], block.norm, *offsets[1:], float(block.eps),
-             block.activation, place, *tiles)
-        )  # fmt: skip
+        found += [block.inputs, block.outputs, block.weight, bias, block.norm, scale, shift, float(block.eps)]
+        found += [block.activation, place, *tiles]
         place += ARRAYS * block.outputs
     return tuple(found)
 

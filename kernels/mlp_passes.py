@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .mlp_backward import backward_block
-from .mlp_forward import DERIVATIVE, forward_block
+from .mlp_forward import DERIVATIVE, FIELDS, HEADER, forward_block
 from .mlp_losses import loss_block
 
 
@@ -24,33 +24,81 @@ def real_rows(weights, num, PADDED: tl.constexpr, WEIGHTED: tl.constexpr):
 
 
 @triton.jit
-def forward(theta, direction, x, scratch, rows, real, count, ROWS: tl.constexpr, NET: tl.constexpr, TANGENT: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
-    for layer in tl.static_range(len(NET)):
+def forward(theta, direction, x, scratch, rows, real, count, NET: tl.constexpr, TANGENT: tl.constexpr):
+    DEPTH: tl.constexpr = NET[1]
+    for layer in tl.static_range(DEPTH):
         if layer == 0:
-            forward_block(theta, direction, x, x, scratch, rows, real, count, ROWS, NET[0], True, TANGENT, TILE, PRECISION)
+            forward_block(theta, direction, x, x, scratch, rows, real, count, NET, HEADER, True, TANGENT)
         else:
-            h = scratch + NET[layer - 1][9] * ROWS
-            h_dot = h + DERIVATIVE * ROWS * NET[layer - 1][1]
-            forward_block(theta, direction, h, h_dot, scratch, rows, real, count, ROWS, NET[layer], False, TANGENT, TILE, PRECISION)
+            h = scratch + NET[HEADER + (layer - 1) * FIELDS + 9] * NET[0]
+            h_dot = h + DERIVATIVE * NET[0] * NET[HEADER + (layer - 1) * FIELDS + 1]
+            forward_block(
+                theta, direction, h, h_dot, scratch, rows, real, count, NET, HEADER + layer * FIELDS, False, TANGENT
+            )
 
 
 @triton.jit
-def backward(target, direction, x, scratch, rows, real, count, ROWS: tl.constexpr, NET: tl.constexpr, TANGENT: tl.constexpr, MODE: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
-    for back in tl.static_range(len(NET) - 1):
-        layer: tl.constexpr = len(NET) - 1 - back
-        below = scratch + NET[layer - 1][9] * ROWS
-        below_dot = below + DERIVATIVE * ROWS * NET[layer - 1][1]
-        backward_block(target, direction, below, below_dot, scratch, below, rows, real, count, ROWS, NET[layer], False, TANGENT, MODE, TILE, PRECISION)
-    backward_block(target, direction, x, x, scratch, scratch, rows, real, count, ROWS, NET[0], True, TANGENT, MODE, TILE, PRECISION)
+def backward(
+    target,
+    direction,
+    x,
+    scratch,
+    weights,
+    num,
+    rows,
+    real,
+    count,
+    NET: tl.constexpr,
+    TANGENT: tl.constexpr,
+    MODE: tl.constexpr,
+):
+    DEPTH: tl.constexpr = NET[1]
+    for layer in tl.static_range(DEPTH - 1, 0, -1):
+        below = scratch + NET[HEADER + (layer - 1) * FIELDS + 9] * NET[0]
+        below_dot = below + DERIVATIVE * NET[0] * NET[HEADER + (layer - 1) * FIELDS + 1]
+        backward_block(
+            target,
+            direction,
+            below,
+            below_dot,
+            scratch,
+            below,
+            weights,
+            num,
+            rows,
+            real,
+            count,
+            NET,
+            HEADER + layer * FIELDS,
+            False,
+            TANGENT,
+            MODE,
+        )
+    backward_block(
+        target, direction, x, x, scratch, scratch, weights, num, rows, real, count, NET, HEADER, True, TANGENT, MODE
+    )
 
 
 @triton.jit
-def gradient_pass(target, direction, x, y, weights, num, scratch, PADDED: tl.constexpr, ROWS: tl.constexpr, NET: tl.constexpr, LOSS: tl.constexpr, WEIGHTED: tl.constexpr, TANGENT: tl.constexpr, MODE: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
+def gradient_pass(
+    target,
+    direction,
+    x,
+    y,
+    weights,
+    num,
+    scratch,
+    PADDED: tl.constexpr,
+    NET: tl.constexpr,
+    TANGENT: tl.constexpr,
+    MODE: tl.constexpr,
+):
     """The loss at target[0], its gradient handed out as MODE says (see `emit`); with TANGENT its derivative too."""
-    rows, real, count, total = real_rows(weights, num, PADDED, WEIGHTED)
-    forward(target[0], direction, x, scratch, rows, real, count, ROWS, NET, TANGENT, TILE, PRECISION)
-    loss = loss_block(scratch, y, weights, num, total, PADDED, ROWS, NET[len(NET) - 1], LOSS, WEIGHTED, TANGENT, CHUNK)
-    backward(target, direction, x, scratch, rows, real, count, ROWS, NET, TANGENT, MODE, TILE, PRECISION)
+    rows, real, count, total = real_rows(weights, num, PADDED, NET[3])
+    LAST: tl.constexpr = HEADER + (NET[1] - 1) * FIELDS
+    forward(target[0], direction, x, scratch, rows, real, count, NET, TANGENT)
+    loss = loss_block(scratch, y, weights, num, total, PADDED, NET, LAST, TANGENT)
+    backward(target, direction, x, scratch, weights, num, rows, real, count, NET, TANGENT, MODE)
     return loss
 
 

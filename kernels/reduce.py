@@ -1,6 +1,5 @@
 """Sums over programs or tasks in a fixed order, and the flat updates of all tasks at once."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

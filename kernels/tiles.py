@@ -25,6 +25,16 @@ def load_tile(base, rows, cols, row_stride, col_stride, row_mask, col_mask):
 
 
 @triton.jit
+def rows_of(weights, num, start, COUNT: tl.constexpr, WEIGHTED: tl.constexpr):
+    """COUNT row numbers from `start`, and which of them are samples of positive weight."""
+    rows = start + tl.arange(0, COUNT)
+    real = rows < num
+    if WEIGHTED:
+        real = tl.load(weights + rows, mask=real, other=0.0) > 0
+    return rows, real
+
+
+@triton.jit
 def store_tile(base, rows, cols, row_stride, value, row_mask, col_mask):
     offsets = rows[:, None] * row_stride + cols[None, :]
     tl.store(base + offsets, value, mask=row_mask[:, None] & col_mask[None, :])

@@ -169,7 +169,9 @@ def test_parameters_of_two_dtypes(engine):
 
 
 def test_unknown_engine(engine):
-    with pytest.raises(ValueError, match="engine: given 'tpu'; allowed are 'auto', 'cpu', 'functional', 'reference'"):
+    with pytest.raises(
+        ValueError, match="engine: given 'tpu'; allowed are 'auto', 'gpu', 'cpu', 'functional', 'reference'"
+    ):
         MAML(network(), engine="tpu")
 
 

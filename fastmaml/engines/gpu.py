@@ -36,6 +36,7 @@ class GpuEngine(Engine):
 
     name = "gpu"
     needs_layers = True
+    max_samples = MAX_ROWS
 
     def __init__(self, devices: tuple[str, ...] = DEVICES) -> None:
         self._devices = devices
@@ -69,14 +70,10 @@ class GpuEngine(Engine):
             found = torch.cuda.get_device_capability(device)
             if found < OLDEST:
                 name = torch.cuda.get_device_name(device)
-                return f"its kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, and {name} has {found[0]}.{found[1]}"
+                return (
+                    f"its kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, and {name} has {found[0]}.{found[1]}"
+                )
         return None
-
-    def samples_obstacle(self, samples: int) -> str | None:
-        """Why it cannot take so many samples of a task; None where it can."""
-        if samples <= MAX_ROWS:
-            return None
-        return f"a task has {samples} samples, and its kernels of fully connected networks carry at most {MAX_ROWS}"
 
     def adapt(
         self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int

@@ -1,0 +1,19 @@
+"""Kernels run on a GPU where there is one, else under Triton's interpreter (see tests/conftest.py)."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
+def gpu_engine():
+    from fastmaml.engines.gpu import DEVICES, GpuEngine
+
+    return GpuEngine(devices=(*DEVICES, DEVICE))
+
+
+@pytest.fixture(scope="session")
+def device():
+    return torch.device(DEVICE)
