@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .flat import sum_rows
 from .mlp import _adapt_kernel, _hvp_kernel, _meta_kernel, _predict_kernel
 from .mlp_network import Block, network, obstacle, padded, scratch_size
-from .reduce import sum_rows
 
 FLAT = 512
 
@@ -73,7 +73,7 @@ class Launcher:
             self.blocks[0].inputs, support.y[0].numel(), query.y[0].numel(), net, padded(n), padded(m),
             _mode(through, learned), FLAT, **self._options(max(n, m), tasks),
         )  # fmt: skip
-        gradient = sum_rows(sums, torch.empty_like(theta), kept)
+        gradient = sum_rows(sums, torch.empty_like(theta), mask=kept)
         lr_gradient = sum_rows(lr_sums, torch.empty_like(theta)) if learned else None
         return MetaResult(losses, gradient, lr_gradient, outputs, step_losses)
 

@@ -103,7 +103,10 @@ def _forward_kernel(
 
 
 @triton.jit
-def _selected(y, n, oh, ow, real, mean, r, scale, shift, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr, ACTIVATION: tl.constexpr, B: tl.constexpr):  # fmt: skip
+def _selected(
+    y, n, oh, ow, real, mean, r, scale, shift, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr,
+    ACTIVATION: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
     """Which element of each window is its (first) maximum."""
     best = tl.zeros((B,), tl.float32)
     chosen = tl.zeros((B,), tl.int32)

@@ -17,3 +17,19 @@ def gpu_engine():
 @pytest.fixture(scope="session")
 def device():
     return torch.device(DEVICE)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Names of the kernels launched since, in order."""
+    from fastmaml.kernels import flat
+
+    names, kind = [], type(flat._sum_kernel)
+    run = kind.run
+
+    def counted(self, *args, **kwargs):
+        names.append(self.fn.__name__)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "run", counted)
+    return names

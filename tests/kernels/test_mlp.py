@@ -97,3 +97,12 @@ def test_arguments_stay_and_results_are_fresh(gpu_engine, device):
     assert torch.equal(first.gradient, wanted)
     assert torch.equal(theta, kept[0])
     assert torch.equal(batch.support.x, kept[1])
+
+
+def test_a_meta_gradient_of_the_sinusoid_takes_at_most_three_launches(gpu_engine, device, launches):
+    model = network((1, 40, 40, 1), nn.ReLU).float().to(device)
+    plan, batch = Plan.of(model), task_batch(tasks=1, inputs=1, outputs=1).to(device, torch.float32)
+    gpu_engine.meta_gradient(
+        plan, parameters_of(plan), InnerLr(inner_lr(plan).values.to(device)), batch, 1, SecondOrder()
+    )
+    assert launches == ["_meta_kernel", "_sum_kernel"]

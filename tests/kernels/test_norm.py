@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 UNITS = [
     {"norm": True, "scale": 1, "shift": 4, "eps": 1e-3, "activation": "relu", "window": 2},
-    {"norm": True, "shift": 4, "eps": 1e-3, "activation": "relu", "window": 5, "pool": "mean"},
+    {"norm": True, "shift": 4, "eps": 1e-3, "activation": "relu", "window": 3, "pool": "mean"},
     {"norm": True, "scale": 1, "eps": 1e-5, "activation": "tanh", "window": 2, "pool": "mean"},
     {"activation": "tanh", "window": 2},
     {"activation": "none"},
