@@ -45,7 +45,7 @@ def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) ->
     return CaseReport(
         name,
         entries,
-        operations=necessary(plan, *sizes, problem.steps),
+        operations=necessary(plan, *sizes, problem.steps, tuple(problem.batch.support.x.shape[2:])),
         sgemm_rate=2 * SGEMM_SIZE**3 / product.seconds,
         overhead=_overhead(problem),
     )

@@ -34,7 +34,7 @@ struct Task {
   const T* transposed(Index k) const {
     if (k == 0) return theta_0_transposed;
     T* to = space + call.space.transposed;
-    transpose_weights(call.network, call.shape, theta(k), to);
+    transpose_parameters(call.network, call.shape, theta(k), to);
     return to;
   }
   Sweep<T> sweep(int set, Index k, T* state) const {
@@ -72,7 +72,7 @@ template <class T>
 bool gather(Task<T>& task, int set) {
   const Call<T>& call = task.call;
   const Samples<T>& samples = call.sets[set];
-  const Index inputs = call.network.inputs, width = call.shape.places[0].input_width;
+  const Index inputs = call.network.inputs, width = call.shape.data;
   const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
   T* weights = task.space + call.space.weights[set];
   T total = 0;
@@ -81,8 +81,13 @@ bool gather(Task<T>& task, int set) {
     const T weight = samples.weights ? samples.weights[task.index * samples.n + r] : T(1);
     if (weight == T(0)) continue;
     T* to = task.data(set) + row * width;
-    copy(samples.x + (task.index * samples.n + r) * inputs, inputs, to);
-    zero(to + inputs, width - inputs);
+    const T* from = samples.x + (task.index * samples.n + r) * inputs;
+    if (call.shape.images) {
+      copy_image(call.network.layers[0], call.shape.places[0].input_image, from, to);
+    } else {
+      copy(from, inputs, to);
+      zero(to + inputs, width - inputs);
+    }
     if (ones) to[inputs] = T(1);
     if (!copy_target(task, set, r, row)) return false;
     weights[row++] = weight;
@@ -111,7 +116,7 @@ void take_parameters(Task<T>& task) {
   pack(call.network, call.shape, call.parameters + task.index * call.network.num_parameters, packed);
   task.theta_0 = packed;
   T* transposed = call.theta_transposed + task.index * call.shape.transposed;
-  transpose_weights(call.network, call.shape, packed, transposed);
+  transpose_parameters(call.network, call.shape, packed, transposed);
   task.theta_0_transposed = transposed;
 }
 
@@ -195,7 +200,7 @@ void reverse_sweep(const Task<T>& task, T* lambda) {
     }
     if (!call.second_order) continue;  // H_k is taken as zero
     scale_direction(call, lambda, direction);
-    transpose_weights(call.network, call.shape, direction, direction_transposed);
+    transpose_parameters(call.network, call.shape, direction, direction_transposed);
     const Sweep<T> d = task.tangent(direction, direction_transposed);
     hessian_vector_product(s, d, task.targets(0), Destination<T>{lambda, lambda});
   }
@@ -256,7 +261,7 @@ Status hvp(const Call<T>& call, T* space, Index index) {
   T* direction = space + call.space.direction;
   T* transposed = space + call.space.direction_transposed;
   pack(call.network, call.shape, call.vectors + index * call.network.num_parameters, direction);
-  transpose_weights(call.network, call.shape, direction, transposed);
+  transpose_parameters(call.network, call.shape, direction, transposed);
   const Sweep<T> s = task.sweep(0, 0, task.slot(0));
   forward(s);
   loss_and_adjoint(s, task.targets(0));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "image_shape.h"
 #include "network.h"
 
 namespace fastmaml {
@@ -71,10 +72,17 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
   shape.query = query;
   shape.rows = std::max(support, query);
   shape.steps = steps;
+  shape.images = layers.front().image;
   places.assign(layers.size(), {});
   for (std::size_t l = 0; l < layers.size(); ++l) {
     LayerPlace<T>& place = places[l];
+    if (layers[l].image) {
+      place_image(l > 0 ? &layers[l - 1] : nullptr, layers[l], place, shape);
+      continue;
+    }
     place.input_width = padded<T>(layers[l].in + 1);  // room for the column of ones
+    if (layers[l].channels > 0) flatten_image(layers[l], place);
+    if (l == 0) shape.data = place.input_width;
     place.input = shape.state;
     shape.state += l > 0 ? aligned<T>(shape.rows * place.input_width) : 0;  // the data lie elsewhere
     place.delta = shape.state;
@@ -83,7 +91,8 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
     if (layers[l].kind == Kind::linear) place_linear(layers[l], place, shape, l == 0, allow_gram);
     if (layers[l].kind == Kind::batch_norm) place_batch_norm(layers[l], place, shape);
   }
-  shape.output_width = padded<T>(network.outputs);
+  const bool image_output = layers.back().image;  // a spatial mean ends the network
+  shape.output_width = image_output ? panelled<T>(network.outputs) : padded<T>(network.outputs);
   places.back().output_width = shape.output_width;
   shape.output = shape.state;
   shape.state += aligned<T>(shape.rows * shape.output_width);
@@ -91,6 +100,8 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
   shape.state += aligned<T>(shape.rows * shape.output_width);
   shape.probabilities = shape.state;
   shape.state += network.loss == Loss::cross_entropy ? aligned<T>(shape.rows * shape.output_width) : 0;
+  shape.weight_gradient = shape.state;
+  shape.state += aligned<T>(conv_gradient_size(places, layers));
   shape.places = places.data();
   return shape;
 }

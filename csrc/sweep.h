@@ -23,6 +23,14 @@ struct GramRows {
   Index stride, supports;  // support samples = coefficient rows
 };
 
+// Images in memory: pixel (y, x) of a sample starts at `at + sample * n + row * y + pixel * x`.
+template <class T>
+struct Map {
+  T* at;
+  Index sample, row, pixel;
+  T* operator()(Index n, Index y, Index x) const { return at + sample * n + row * y + pixel * x; }
+};
+
 template <class T>
 struct Sweep {
   const Network& network;
@@ -41,6 +49,15 @@ struct Sweep {
   T* delta(Index l) const { return state + place(l).delta; }
   T* output(Index l) const { return l + 1 < depth() ? input(l + 1) : state + shape.output; }
   T* output_delta(Index l) const { return l + 1 < depth() ? delta(l + 1) : state + shape.output_delta; }
+
+  Map<T> input_map(Index l) const { return map(input(l), place(l).input_image); }
+  Map<T> delta_map(Index l) const { return map(delta(l), place(l).delta_image); }
+  Map<T> output_map(Index l) const { return l + 1 < depth() ? input_map(l + 1) : rows(output(l)); }
+  Map<T> output_delta_map(Index l) const { return l + 1 < depth() ? delta_map(l + 1) : rows(output_delta(l)); }
+
+ private:
+  static Map<T> map(T* at, const Image& i) { return {at + i.origin, i.sample, i.row, i.pixel}; }
+  Map<T> rows(T* at) const { return {at, shape.output_width, shape.output_width, shape.output_width}; }
 };
 
 // A column of ones beside a linear layer's input multiplies the bias. Vector stores of a ragged width wipe it.
@@ -59,11 +76,9 @@ inline void zero(T* at, Index count) {
   for (Index i = 0; i < count; ++i) at[i] = T(0);
 }
 
-// Once per workspace: padding is zero and the ones stand; after that every pass keeps it so.
+// Once per workspace: the ones stand, and after that every pass keeps them so, and the padding zero.
 template <class T>
-void prepare_state(const Network& network, const Shape<T>& shape, T* state, bool tangent) {
-  zero(state, shape.state);
-  if (tangent) return;
+void prepare_ones(const Network& network, const Shape<T>& shape, T* state) {
   const Sweep<T> s{network, shape, shape.rows, nullptr, nullptr, state, nullptr};
   for (Index l = 1; l < s.depth(); ++l) write_ones(s, l, true);
 }

@@ -182,7 +182,8 @@ def again(self, x):
     ("module", "words"),
     [
         (nn.Sequential(nn.Linear(3, 4), nn.GELU()), r"layer '1' \(GELU\) is not known; accepted is a straight line"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3)), r"layer '0' \(Conv2d\) is not known"),
+        (nn.Sequential(nn.Conv1d(1, 2, 3)), r"layer '0' \(Conv1d\) is not known"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), "the network ends in images"),
         (tied(), "parameter '2.weight' is shared with '0.weight'"),
         (hooked(), r"layer '2' \(Linear\) has hooks"),
         (unused(), "parameter 'extra.weight' has no part in the forward pass"),
