@@ -50,13 +50,6 @@ class EngineChoice:
         self._insist(None if remaining else obstacle)
         return remaining
 
-    def for_counts(self, found: list[Engine], *samples: int) -> list[Engine]:
-        """Those of the engines `found` that take sets of so many samples a task."""
-        most = max(samples)
-        remaining = [engine for engine in found if engine.max_samples is None or most <= engine.max_samples]
-        self._insist(None if remaining else f"a set has {most} samples a task, and it takes {found[0].max_samples}")
-        return remaining
-
     def for_data(self, found: list[Engine], samples: Samples) -> list[Engine]:
         """Those of the engines `found` that take these samples."""
         if samples.weights is None:
@@ -94,10 +87,6 @@ class EngineChoice:
             able, refusals = engines.candidates(*self._arguments)
             lines = [f"engine {chosen.name!r}: as asked for"]
             lines += [f"{e.name!r} runs this model too, faster" for e in able if engines.rank(e.name) < place]
-        if chosen.max_samples is not None:
-            lines.append(
-                f"sets of more than {chosen.max_samples} samples a task go to the next engine that runs the model"
-            )
         faster = engines.NAMES[:place]
         lines += [f"not {name!r}: {reason}" for name, reason in refusals if name in faster]
         return "\n".join(lines)

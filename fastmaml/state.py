@@ -129,7 +129,7 @@ class State:
             )
         obstacle = self._check_x("x", x)
         self._probed("x", x)
-        return self.choice.for_counts(self.choice.for_shapes(obstacle), x.shape[1])
+        return self.choice.for_shapes(obstacle)
 
     def _admit(self, key: tuple[Any, ...], sets: Sets) -> Admitted:
         """What depends on shapes and types alone is checked once for each `key`."""
@@ -165,8 +165,6 @@ class State:
     def _found(self, admitted: Admitted, sets: Sets) -> list[Engine]:
         """The engines for these samples, after the checks that depend on numbers: of weights and labels."""
         found = self.choice.for_shapes(admitted.obstacle)
-        if found[0].max_samples is not None:
-            found = self.choice.for_counts(found, *(samples.x.shape[1] for _, samples in sets))
         if admitted.weighted:
             for name, samples in sets:
                 checks.check_weights(name, samples, self.plan)

@@ -16,6 +16,9 @@ INNER = {"ieee": 16, "tf32": 32, "tf32x3": 32, "bf16": 32}
 MAX_ROWS = 128
 """Most samples of a set that one program takes, since batch norm sees all of them at once."""
 
+MAX_WIDTH = 1024
+"""Widest layer that one program carries in sensible time; wider ones are spread over many, layer by layer."""
+
 MAX_OUTPUTS = 1024
 """Widest output, of which the loss takes whole rows."""
 
@@ -77,6 +80,9 @@ def obstacle(blocks: Sequence[Block], samples: int) -> str | None:
     """Why one program cannot carry the network on that many samples a task; None where it can."""
     if samples > MAX_ROWS:
         return f"{samples} samples of a task are more than the {MAX_ROWS} that one program carries"
+    widest = max(max(block.inputs, block.outputs) for block in blocks)
+    if widest > MAX_WIDTH:
+        return f"a layer of {widest} features is wider than the {MAX_WIDTH} that one program carries"
     if blocks[-1].outputs > MAX_OUTPUTS:
         return f"{blocks[-1].outputs} outputs are more than the {MAX_OUTPUTS} that the loss takes"
     return None

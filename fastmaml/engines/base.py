@@ -49,8 +49,6 @@ class Engine(ABC):
     needs_layers: ClassVar[bool] = True
     #: whether it checks class labels itself, so that no one needs to look at them before
     checks_labels: ClassVar[bool] = False
-    #: how many samples of a task it takes at most; None for any number
-    max_samples: ClassVar[int | None] = None
 
     @abstractmethod
     def refusal(

@@ -13,9 +13,11 @@ from torch import Tensor
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.base import Engine, MetaGradient
 from fastmaml.engines.gpu_network import blocks_of
+from fastmaml.engines.gpu_stages import layers_obstacle, stages_of
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
+from fastmaml.kernels.layered import Layered
 from fastmaml.kernels.mlp_launch import Data, Launcher
-from fastmaml.kernels.mlp_network import MAX_ROWS
+from fastmaml.kernels.mlp_network import MAX_OUTPUTS, obstacle
 from fastmaml.plan import InnerLr, Plan
 
 DEVICES = ("cuda", "xpu")
@@ -29,18 +31,20 @@ _PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 class GpuEngine(Engine):
     """The whole batched inner loop in Triton kernels, float32; fully connected networks take two launches.
 
+    Convolutions, and linear layers too wide for one program, go layer by layer, each for all tasks at once.
+
     Products are IEEE float32 by default. `torch.set_float32_matmul_precision("high")` allows TF32, "medium" bf16
-    operands; sums and parameters are float32 always. Nothing waits for the GPU. Results are bitwise the same from run
-    to run on one kind of GPU. Memory grows with K by parameter copies of the tasks in flight only.
+    operands; sums and parameters are float32 always. Convolutions also ask `torch.backends.cudnn.allow_tf32`.
+    Nothing waits for the GPU. Results are bitwise the same from run to run on one kind of GPU. Memory grows with K by
+    parameter copies alone.
     """
 
     name = "gpu"
     needs_layers = True
-    max_samples = MAX_ROWS
 
     def __init__(self, devices: tuple[str, ...] = DEVICES) -> None:
         self._devices = devices
-        self._launchers: WeakKeyDictionary[Plan, dict[Any, Launcher]] = WeakKeyDictionary()
+        self._launchers: WeakKeyDictionary[Plan, dict[Any, Launcher | Layered]] = WeakKeyDictionary()
 
     def refusal(
         self,
@@ -60,8 +64,15 @@ class GpuEngine(Engine):
             return "it knows the losses 'mse' and 'cross_entropy', not callables"
         if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
             return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
-        blocks = blocks_of(plan)
-        return blocks if isinstance(blocks, str) else None
+        if plan.num_outputs is not None and plan.num_outputs > MAX_OUTPUTS:
+            return f"the network has {plan.num_outputs} outputs, and its losses take at most {MAX_OUTPUTS}"
+        return layers_obstacle(plan)
+
+    def data_refusal(self, plan: Plan, samples: Samples) -> str | None:
+        weights = samples.weights
+        if weights is None or _in_one_launch(plan, samples.x.shape[1]) or bool((weights > 0).all()):
+            return None
+        return _PADDING
 
     def _unfit(self, device: torch.device) -> str | None:
         if device.type not in self._devices:
@@ -79,8 +90,9 @@ class GpuEngine(Engine):
         self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
     ) -> tuple[Tensor, Tensor]:
         with _on(parameters), _memory_told(plan, support, steps):
-            data = _data(support)
-            return self._launcher(plan, parameters).adapt(_plain(parameters), _plain(inner_lr.values), data, steps)
+            launcher, data = self._launcher(plan, parameters, support.x), _data(support)
+            _check_padding(launcher, support)
+            return launcher.adapt(_plain(parameters), _plain(inner_lr.values), data, steps)
 
     def meta_gradient(
         self,
@@ -92,7 +104,8 @@ class GpuEngine(Engine):
         rule: GradientRule,
     ) -> MetaGradient:
         with _on(parameters), _memory_told(plan, batch.support, steps):
-            launcher = self._launcher(plan, parameters)
+            launcher = self._launcher(plan, parameters, batch.support.x, batch.query.x)
+            _check_padding(launcher, batch.support, batch.query)
             theta, rates = _plain(parameters), _plain(inner_lr.values)
             support, query = _data(batch.support), _data(batch.query)
             found = launcher.meta_gradient(theta, rates, support, query, steps, rule.through_steps, inner_lr.learned)
@@ -100,32 +113,60 @@ class GpuEngine(Engine):
 
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
         with _on(fast):
-            return self._launcher(plan, fast).predict(_plain(fast), _plain(x))
+            return self._launcher(plan, fast, x).predict(_plain(fast), _plain(x))
 
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
         with _on(fast):
-            return self._launcher(plan, fast).hvp(_plain(fast), _data(support), _plain(vectors))
+            launcher = self._launcher(plan, fast, support.x)
+            _check_padding(launcher, support)
+            return launcher.hvp(_plain(fast), _data(support), _plain(vectors))
 
-    def _launcher(self, plan: Plan, like: Tensor) -> Launcher:
-        """The kernels of a plan at torch's present precision of products."""
-        key = (like.device, _PRECISIONS[torch.get_float32_matmul_precision()])
+    def _launcher(self, plan: Plan, like: Tensor, *inputs: Tensor) -> Launcher | Layered:
+        """The kernels of a plan for these inputs [T, N, ...], at torch's present precision of products."""
+        sample = tuple(inputs[0].shape[2:]) if plan.takes_images else None
+        whole = _in_one_launch(plan, max(x.shape[1] for x in inputs))
+        key = (like.device, _precision(like.device, plan.takes_images), sample, whole)
         known = self._launchers.setdefault(plan, {})
         if key not in known:
             known[key] = _launcher(plan, *key)
         return known[key]
 
 
-def _launcher(plan: Plan, device: torch.device, precision: str) -> Launcher:
+def _in_one_launch(plan: Plan, samples: int) -> bool:
+    """Whether one program carries a task of so many samples."""
     blocks = blocks_of(plan)
-    assert not isinstance(blocks, str), blocks
+    return not isinstance(blocks, str) and obstacle(blocks, samples) is None
+
+
+def _launcher(
+    plan: Plan, device: torch.device, precision: str, sample: tuple[int, ...] | None, whole: bool
+) -> Launcher | Layered:
     assert plan.loss_name is not None
-    return Launcher(blocks, plan.num_parameters, plan.loss_name, _able(device, precision), _programs(device))
+    if whole:
+        blocks = blocks_of(plan)
+        assert not isinstance(blocks, str)
+        return Launcher(blocks, plan.num_parameters, plan.loss_name, precision, _programs(device))
+    stages = stages_of(plan, sample or (plan.num_inputs or 0,))
+    return Layered(stages, plan.num_parameters, plan.loss_name, precision)
 
 
-def _able(device: torch.device, precision: str) -> str:
-    """The precision, or ieee where the GPU has no units for it."""
+_PADDING = (
+    "the weights hold zeros (padding), which its kernels of single layers (convolutions, sets of more than 128 "
+    "samples, layers wider than 1024) do not leave out; the engines 'cpu' and 'reference' do"
+)
+
+
+def _check_padding(launcher: Launcher | Layered, *sets: Samples) -> None:
+    """ValueError for padding that the layered kernels would take for samples."""
+    if isinstance(launcher, Layered) and any(s.weights is not None and not bool((s.weights > 0).all()) for s in sets):
+        raise ValueError(f"weights: {_PADDING}")
+
+
+def _precision(device: torch.device, convolutions: bool) -> str:
+    """Of products, by torch's switches; ieee where the GPU has no units for another."""
     old = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
-    return "ieee" if old else precision
+    asked = _PRECISIONS[torch.get_float32_matmul_precision()]
+    return "ieee" if old or (convolutions and not torch.backends.cudnn.allow_tf32) else asked
 
 
 def _programs(device: torch.device) -> int:

@@ -10,8 +10,10 @@ def blocks_of(plan: Plan) -> tuple[Block, ...] | str:
     """The plan as blocks Linear (BatchNorm) (activation), or why it is no line of such blocks."""
     offsets: dict[int | None, int | None] = {None: None}
     offsets |= {index: slot.offset for index, slot in enumerate(plan.slots)}
+    if plan.takes_images:
+        return "it takes images"
     blocks: list[Block] = []
-    layers = [layer for layer in plan.layers or () if not isinstance(layer, FlattenLayer)]
+    layers: list[Layer] = [layer for layer in plan.layers or () if not isinstance(layer, FlattenLayer)]
     while layers:
         block = _next_block(layers, offsets)
         if isinstance(block, str):

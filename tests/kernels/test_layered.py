@@ -1,4 +1,4 @@
-"""Networks of convolutions layer by layer: the four verbs against the reference in float64, launches counted."""
+"""Convolutions layer by layer: the four verbs against the reference in float64, launches counted, what is refused."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from torch import nn
 
 from fastmaml import FirstOrder, SecondOrder, TaskBatch
 from fastmaml.batch import Samples
-from fastmaml.engines import get
 from fastmaml.plan import InnerLr, Plan
-from tests.problems import parameters_of, relative_error
+from tests.kernels.test_mlp import check
+from tests.problems import inner_lr, parameters_of
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -18,93 +18,83 @@ class GlobalMean(nn.Module):
         return x.mean((2, 3))
 
 
-def conv4(channels=3, side=9, ways=3, depth=2, pool=False):
-    """Omniglot's form (stride 2, spatial mean) or MiniImagenet's (max-pool, flatten), small; with its stages."""
-    from fastmaml.kernels.conv_launch import Conv
-    from fastmaml.kernels.layered import Stage
-    from fastmaml.kernels.norm_launch import Unit
-
-    layers, stages, inputs, offset = [], [], 1, 0
-    for number in range(depth):
+def conv4(channels=2, depth=2, pool=False, features=2):
+    """The forms of Omniglot's network (stride 2, spatial mean) and of MiniImagenet's (max-pool, flatten), small."""
+    layers, inputs = [], 1
+    for _ in range(depth):
         layers += [nn.Conv2d(inputs, channels, 3, 1 if pool else 2, 1), nn.BatchNorm2d(channels), nn.ReLU()]
-        weights = channels * inputs * 9
-        conv = Conv(inputs, channels, side, side, 3, 1 if pool else 2, 1, offset, offset + weights)
-        scale = offset + weights + channels
-        offset = scale + 2 * channels
-        side = conv.out_height
-        kind = {"window": 2} if pool else {"pool": "mean", "window": side} if number == depth - 1 else {}
-        stages.append(Stage(conv, Unit(channels, side, side, True, scale, scale + channels, 1e-5, "relu", **kind)))
         layers += [nn.MaxPool2d(2)] if pool else []
-        side, inputs = side // 2 if pool else side, channels
-    features = channels * side**2 if pool else channels
-    head = Conv(features, ways, 1, 1, 1, 1, 0, offset, offset + features * ways)
-    layers += [nn.Flatten() if pool else GlobalMean(), nn.Linear(features, ways)]
-    return nn.Sequential(*layers).double(), (*stages, Stage(head))
+        inputs = channels
+    return nn.Sequential(*layers, nn.Flatten() if pool else GlobalMean(), nn.Linear(features, 3)).double()
 
 
-def tasks_of(side, ways, tasks=2, samples=4, weighted=False):
+def images(side=5, tasks=2, samples=3, weighted=False):
     def draw():
         x = torch.randn(tasks, samples, 1, side, side, dtype=torch.float64)
         weights = 0.5 + torch.rand(tasks, samples, dtype=torch.float64) if weighted else None
-        return Samples(x, torch.randint(ways, (tasks, samples)), weights)
+        return Samples(x, torch.randint(3, (tasks, samples)), weights)
 
     return TaskBatch(draw(), draw())
 
 
-def data(samples, device):
-    from fastmaml.kernels.mlp_launch import Data
+def test_strided_convolutions_and_a_spatial_mean(gpu_engine, device):
+    check(gpu_engine, device, conv4(), images(), steps=1, loss="cross_entropy")
 
-    moved = samples.to(device, torch.float32)
-    return Data(moved.x, moved.y, moved.weights)
+
+def test_max_pooling_weights_and_a_learned_step_size(gpu_engine, device):
+    module = conv4(depth=1, pool=True, features=8)
+    values = 0.1 * torch.rand(Plan.of(module).num_parameters).double()
+    batch = images(weighted=True)
+    check(gpu_engine, device, module, batch, lr=InnerLr(values, False, True), loss="cross_entropy")
+
+
+def test_first_order(gpu_engine, device):
+    module = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3)).double()
+    check(gpu_engine, device, module, images(), rule=FirstOrder(), loss="cross_entropy")
+
+
+def test_a_layer_too_wide_for_one_program(gpu_engine, device):
+    module = nn.Sequential(nn.Linear(2, 1025), nn.Tanh(), nn.Linear(1025, 1)).double()
+    batch = TaskBatch(*(Samples(torch.randn(1, 2, 2).double(), torch.randn(1, 2, 1).double()) for _ in range(2)))
+    check(gpu_engine, device, module, batch, steps=1, lr=InnerLr(torch.full((4101,), 1e-3).double()))
+
+
+def test_launches_of_omniglots_network_are_at_most_60(gpu_engine, device, launches):
+    """Four stages of convolution, norm and ReLU, a spatial mean and a linear layer; one inner step, second order."""
+    plan = Plan.of(conv4(channels=1, depth=4, features=1).float().to(device), "cross_entropy")
+    batch = images(side=7, tasks=1, samples=2).to(device, torch.float32)
+    lr = InnerLr(inner_lr(plan).values.to(device))
+    gpu_engine.meta_gradient(plan, parameters_of(plan), lr, batch, 1, SecondOrder())
+    assert 0 < len(launches) <= 60
 
 
 @pytest.mark.parametrize(
-    ("pool", "steps", "rule", "learned", "weighted"),
-    [(False, 1, "second", False, False), (True, 2, "second", True, True), (False, 2, "first", False, False)],
+    ("module", "words"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, (3, 2)), nn.Flatten(), nn.Linear(2, 2)), "'0' .* not square"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 1), nn.Flatten(), nn.Linear(2, 2)), "'1' .* overlapping"),
+        (nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)), "'2' is out of order"),
+        (nn.Sequential(nn.Linear(2, 1025)), "1025 outputs"),
+    ],
 )
-def test_the_four_verbs(device, pool, steps, rule, learned, weighted):
-    from fastmaml.kernels.layered import Layered
-
-    module, stages = conv4(pool=pool)
-    plan, batch, reference = Plan.of(module, "cross_entropy"), tasks_of(9, 3, weighted=weighted), get("reference")
-    theta = parameters_of(plan)
-    lr = InnerLr(0.1 * torch.rand_like(theta), uniform=False, learned=learned)
-    order = SecondOrder() if rule == "second" else FirstOrder()
-    wanted = reference.meta_gradient(plan, theta, lr, batch, steps, order)
-    fast, losses = reference.adapt(plan, theta, lr, batch.support, steps)
-    layered = Layered(stages, plan.num_parameters, "cross_entropy", "ieee")
-    single, rates = theta.float().to(device), lr.values.float().to(device)
-    support, query = data(batch.support, device), data(batch.query, device)
-    found = layered.meta_gradient(single, rates, support, query, steps, order.through_steps, learned)
-
-    def close(given, exact):
-        assert given.shape == exact.shape
-        assert relative_error(given.cpu(), exact) < 1e-5
-
-    close(found.losses, wanted.query_losses)
-    close(found.gradient, wanted.gradient)
-    close(found.outputs, wanted.query_outputs)
-    if learned:
-        close(found.lr_gradient, wanted.inner_lr_gradient)
-    found = layered.adapt(single, rates, support, steps)
-    close(found[0], fast)
-    close(found[1], losses)
-    near = fast.float().to(device)
-    close(layered.predict(near, query.x), reference.predict(plan, fast, batch.query.x))
-    vectors = near.flip(1).contiguous()
-    close(layered.hvp(near, support, vectors), reference.hvp(plan, fast, batch.support, vectors.cpu().double()))
+def test_refusals_name_the_layer(gpu_engine, device, module, words):
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(gpu_engine.refusal(Plan.of(module), None, device))
 
 
-def test_launches_of_omniglots_network_are_at_most_60(device, launches):
-    """Four stages of convolution, norm and ReLU, a spatial mean and a linear layer; one inner step, second order."""
-    from fastmaml.kernels.layered import Layered
+def test_padding_of_images_is_refused_and_never_taken_for_samples(gpu_engine, device):
+    plan, batch = Plan.of(conv4().float().to(device), "cross_entropy"), images(weighted=True).to(device, torch.float32)
+    assert gpu_engine.data_refusal(plan, batch.support) is None
+    batch.support.weights[0, 0] = 0
+    assert "padding" in gpu_engine.data_refusal(plan, batch.support)
+    lr = InnerLr(inner_lr(plan).values.to(device))
+    with pytest.raises(ValueError, match=r"weights: .*padding.*'cpu' and 'reference'"):
+        gpu_engine.meta_gradient(plan, parameters_of(plan), lr, batch, 1, SecondOrder())
 
-    module, stages = conv4(channels=1, side=7, ways=2, depth=4)
-    plan, batch = Plan.of(module, "cross_entropy"), tasks_of(7, 2, tasks=1, samples=2)
-    theta = parameters_of(plan).float().to(device)
-    layered = Layered(stages, plan.num_parameters, "cross_entropy", "ieee")
-    launches.clear()
-    layered.meta_gradient(
-        theta, torch.ones_like(theta), data(batch.support, device), data(batch.query, device), 1, True, False
-    )
-    assert len(launches) <= 60
+
+def test_double_precision_and_other_devices_are_refused(gpu_engine, device):
+    from fastmaml.engines.gpu import GpuEngine
+
+    plan = Plan.of(conv4())
+    assert "float32" in gpu_engine.refusal(plan, None, device, torch.float64)
+    assert "parameters are on cpu; call model.cuda()" in GpuEngine().refusal(plan, None, torch.device("cpu"))
