@@ -116,7 +116,9 @@ def sgemm(size: int = 2048) -> Entry:
 
 def flat(gradients: Sequence[Any]) -> Tensor:
     """Gradients of any framework as one float64 vector [P]."""
-    return torch.cat([torch.as_tensor(_plain(gradient), dtype=torch.float64).reshape(-1) for gradient in gradients])
+    return torch.cat(
+        [torch.as_tensor(_plain(gradient), dtype=torch.float64).cpu().reshape(-1) for gradient in gradients]
+    )
 
 
 def relative_error(gradient: Tensor, reference: Tensor) -> float:

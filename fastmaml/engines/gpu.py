@@ -180,7 +180,7 @@ def _programs(device: torch.device) -> int:
 @contextmanager
 def _on(tensor: Tensor) -> Iterator[None]:
     """Launches go to the device of the tensor, whichever is current."""
-    if tensor.device.type == "cpu":
+    if tensor.device.type not in DEVICES:
         yield
         return
     with getattr(torch, tensor.device.type).device(tensor.device):

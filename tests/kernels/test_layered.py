@@ -8,7 +8,7 @@ from fastmaml import FirstOrder, SecondOrder, TaskBatch
 from fastmaml.batch import Samples
 from fastmaml.plan import InnerLr, Plan
 from tests.kernels.test_mlp import check
-from tests.problems import inner_lr, parameters_of
+from tests.problems import inner_lr, network, parameters_of, task_batch
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -53,10 +53,10 @@ def test_first_order(gpu_engine, device):
     check(gpu_engine, device, module, images(), rule=FirstOrder(), loss="cross_entropy")
 
 
-def test_a_layer_too_wide_for_one_program(gpu_engine, device):
-    module = nn.Sequential(nn.Linear(2, 1025), nn.Tanh(), nn.Linear(1025, 1)).double()
-    batch = TaskBatch(*(Samples(torch.randn(1, 2, 2).double(), torch.randn(1, 2, 1).double()) for _ in range(2)))
-    check(gpu_engine, device, module, batch, steps=1, lr=InnerLr(torch.full((4101,), 1e-3).double()))
+def test_a_layer_too_wide_for_one_program(gpu_engine, device, monkeypatch, launches):
+    monkeypatch.setattr("fastmaml.kernels.mlp_network.MAX_WIDTH", 8)
+    check(gpu_engine, device, network((3, 9, 2)), task_batch(), steps=1)
+    assert "_meta_kernel" not in launches
 
 
 def test_launches_of_omniglots_network_are_at_most_60(gpu_engine, device, launches):
