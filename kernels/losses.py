@@ -45,7 +45,7 @@ def _loss_kernel(
     """Mean loss of one task, and its cotangent in bars [T, N, OUT]; with TANGENT the derivative of that instead."""
     task = tl.program_id(0).to(tl.int64)
     o = tl.arange(0, PADDED)
-    total = N.to(tl.float32)
+    total = N * 1.0  # not N.to(): a 1 is a constant to Triton
     if WEIGHTED:
         total = 0.0
         start = 0

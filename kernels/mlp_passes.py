@@ -13,7 +13,7 @@ def real_rows(weights, num, PADDED: tl.constexpr, WEIGHTED: tl.constexpr):
     """Row numbers, which of them count, how many do, and the sum of their weights."""
     rows = tl.arange(0, PADDED)
     real = rows < num
-    total = num.to(tl.float32)
+    total = num * 1.0  # not num.to(): a 1 is a constant to Triton
     count = total
     if WEIGHTED:
         values = tl.load(weights + rows, mask=real, other=0.0)
