@@ -229,11 +229,3 @@ def test_strides_graphs_and_expanded_inputs_work(engine):
     copied = changed(repeated, query_x=lambda x: x.clone(), query_y=lambda y: y.clone())
     assert torch.equal(maml.meta_loss(repeated), maml.meta_loss(copied))
     assert torch.equal(maml.predict(batch.support, transposed.support.x), maml.predict(batch.support, batch.support.x))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
-def test_the_gpu_engine_without_a_gpu():
-    with pytest.raises(
-        ValueError, match="engine: 'gpu' is not available, as torch finds no GPU here; allowed here are"
-    ):
-        MAML(network(), engine="gpu")

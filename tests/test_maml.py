@@ -276,6 +276,14 @@ def test_auto_explains_itself():
     assert "'functional' runs this model too, faster" in reference.explain()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
+def test_the_gpu_engine_without_a_gpu():
+    with pytest.raises(
+        ValueError, match="engine: 'gpu' is not available, as torch finds no GPU here; allowed here are"
+    ):
+        MAML(network(), engine="gpu")
+
+
 @pytest.mark.skipif("cpu" not in ENGINES, reason="the compiled core is not installed")
 def test_the_cpu_engine_says_why_not():
     gelu = nn.Sequential(nn.Linear(3, 2), nn.GELU())
