@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastmaml import FirstOrder, SecondOrder, TaskBatch
+from fastmaml import MAML, FirstOrder, SecondOrder, TaskBatch
 from fastmaml.engines import get
 from fastmaml.plan import InnerLr, Plan
 from tests.engines.test_parity import verbs
@@ -122,3 +122,19 @@ def test_out_of_memory_says_what_would_fit_and_the_next_call_works(gpu_engine, d
         with pytest.raises(torch.OutOfMemoryError, match=r"T=3 tasks, N=5 and K=2 steps .* T=\d+ tasks would fit"):
             gpu_engine.meta_gradient(plan, theta, lr, batch, 2, SecondOrder())
     assert gpu_engine.meta_gradient(plan, theta, lr, batch, 1, SecondOrder()).gradient.isfinite().all()
+
+
+def test_behind_maml(gpu_engine, device):
+    """Autograd, details, adaptation and prediction around the engine, as a user calls them."""
+    model, batch = network((3, 5, 2)).float().to(device), task_batch().to(device, torch.float32)
+    ours, exact = MAML(model, lr=0.1, engine=gpu_engine), MAML(model, lr=0.1, engine="reference")
+    loss, details = ours.meta_loss(batch, details=True)
+    loss.backward()
+    given = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    exact.meta_loss(batch).backward()
+    for gradient, parameter in zip(given, model.parameters(), strict=True):
+        assert relative_error(gradient, parameter.grad) < 1e-5
+    assert details.outputs.shape == (3, 4, 2)
+    assert relative_error(ours.predict(batch), exact.predict(batch)) < 1e-5
+    assert ours.explain().splitlines()[0] == "engine 'gpu': as asked for"
