@@ -124,8 +124,8 @@ class GpuEngine(Engine):
     def _launcher(self, plan: Plan, like: Tensor, *inputs: Tensor) -> Launcher | Layered:
         """The kernels of a plan for these inputs [T, N, ...], at torch's present precision of products."""
         sample = tuple(inputs[0].shape[2:]) if plan.takes_images else None
-        whole = _in_one_launch(plan, max(x.shape[1] for x in inputs))
-        key = (like.device, _precision(like.device, plan.takes_images), sample, whole)
+        samples = max(x.shape[1] for x in inputs)
+        key = (like.device, _precision(like.device, plan.takes_images), sample, samples)
         known = self._launchers.setdefault(plan, {})
         if key not in known:
             known[key] = _launcher(plan, *key)
@@ -139,10 +139,10 @@ def _in_one_launch(plan: Plan, samples: int) -> bool:
 
 
 def _launcher(
-    plan: Plan, device: torch.device, precision: str, sample: tuple[int, ...] | None, whole: bool
+    plan: Plan, device: torch.device, precision: str, sample: tuple[int, ...] | None, samples: int
 ) -> Launcher | Layered:
     assert plan.loss_name is not None
-    if whole:
+    if _in_one_launch(plan, samples):
         blocks = blocks_of(plan)
         assert not isinstance(blocks, str)
         return Launcher(blocks, plan.num_parameters, plan.loss_name, precision, _programs(device))
