@@ -47,7 +47,7 @@ class Entry:
         return statistics.median(self.turns) if self.turns else None
 
 
-def enter(name: str, problem: Problem, reference: Tensor) -> Entry:
+def enter(name: str, problem: Problem, reference: Tensor, tolerance: float = TOLERANCE) -> Entry:
     """Builds a contestant, takes its first call and compares its answer with the reference [P]."""
     entry = Entry(name)
     try:
@@ -61,8 +61,8 @@ def enter(name: str, problem: Problem, reference: Tensor) -> Entry:
         entry.obstacle = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     else:
         entry.error = relative_error(flat(gradients), reference)
-        if not entry.error <= TOLERANCE:
-            entry.obstacle = f"wrong: relative error {entry.error:.1e} is above {TOLERANCE:.0e}"
+        if not entry.error <= tolerance:
+            entry.obstacle = f"wrong: relative error {entry.error:.1e} is above {tolerance:.0e}"
     return entry
 
 

@@ -2,7 +2,11 @@
 
 Torch's contestants are timed with CUDA events over calls without a wait between them; JAX, which has its own streams,
 by the clock over calls that end in block_until_ready. Ours is timed twice: replayed as a CUDA graph, and launched
-kernel by kernel as the engine is called. Results go to bench/results/<gpu>.json.
+kernel by kernel as the engine is called.
+
+Deep networks of ReLU and max-pooling have samples within rounding of a kink, where float32 may take either branch: a
+contestant may then err, against float64, twice as much as eager PyTorch in float32 does ("eager_error").
+Results go to bench/results/<gpu>.json.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("bench.gpu needs a GPU that torch can use; `python -m bench.gpu --count` needs none")
     torch.set_float32_matmul_precision(options.precision)
+    torch.backends.cudnn.allow_tf32 = options.precision != "highest"
     end = time.monotonic() + options.minutes * 60
     result: dict[str, Any] = {**_facts(), "precision": options.precision, **_peaks(), "cases": {}}
     for key, value in result.items():
@@ -51,17 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(name: str, names: Sequence[str], end: float, peaks: dict[str, Any]) -> dict[str, Any]:
-    problem, reference = _problem(name)
+    problem, reference, eager = _problem(name)
+    tolerance = max(TOLERANCE, 2 * eager)
     counted = gpu_count.count(problem)
     found: dict[str, Any] = {"operations": counted.operations, "launches": counted.launches, "bytes": counted.bytes}
+    found["eager_error"] = eager
     print(f"\n{name}: {counted.operations / 1e9:.3f} GFLOP, {counted.launches} launches", flush=True)
     steps = {"graph": lambda: _graphed(problem), "launched": lambda: _launched(problem)}
-    entries = [_own(f"fastmaml {kind}", prepare, reference) for kind, prepare in steps.items()]
+    entries = [_own(f"fastmaml {kind}", prepare, reference, tolerance) for kind, prepare in steps.items()]
     for rival in () if name == "sinusoid-65536" else names:
         if time.monotonic() > end:
             entries.append(Entry(rival, obstacle="not measured: the time is up"))
             continue
-        entries.append(enter(rival, problem, reference))
+        entries.append(enter(rival, problem, reference, tolerance))
     for entry in entries:
         if entry.step is not None and entry.obstacle is None:
             clock = _by_clock if entry.name == "jax_jit" else _by_events
@@ -73,16 +80,22 @@ def _measure(name: str, names: Sequence[str], end: float, peaks: dict[str, Any])
     return found
 
 
-def _problem(name: str) -> tuple[Problem, Tensor]:
-    """On the GPU, with its meta-gradient by the reference in float64 (of many equal parts, of one part)."""
+def _problem(name: str) -> tuple[Problem, Tensor, float]:
+    """On the GPU, its meta-gradient by the reference in float64 (of many equal parts, of one), and float32's error."""
     device = torch.device("cuda")
     if name != "sinusoid-65536":
         problem = CASES[name]().on(device)
-        return problem, problem.reference().cpu()
+        return problem, *_truth(problem)
     part = sinusoid(1, tasks=256).on(device)
     sets = (part.batch.support, part.batch.query)
     batch = TaskBatch(*(Samples(s.x.repeat(256, 1, 1), s.y.repeat(256, 1, 1)) for s in sets))
-    return Problem(name, part.network, batch, 1, part.lr, part.loss), part.reference().cpu()
+    return Problem(name, part.network, batch, 1, part.lr, part.loss), *_truth(part)
+
+
+def _truth(problem: Problem) -> tuple[Tensor, float]:
+    """The meta-gradient in float64, and eager PyTorch's relative error of it in float32."""
+    exact = problem.reference().cpu()
+    return exact, relative_error(problem.reference(torch.float32).double().cpu(), exact)
 
 
 def _launched(problem: Problem) -> Callable[[], tuple[Any, Sequence[Any]]]:
@@ -116,7 +129,7 @@ def _graphed(problem: Problem) -> Callable[[], tuple[Any, Sequence[Any]]]:
     return replay
 
 
-def _own(name: str, prepare: Callable[[], Callable[[], Any]], reference: Tensor) -> Entry:
+def _own(name: str, prepare: Callable[[], Callable[[], Any]], reference: Tensor, tolerance: float) -> Entry:
     entry = Entry(name)
     try:
         start = time.perf_counter()
@@ -126,8 +139,8 @@ def _own(name: str, prepare: Callable[[], Callable[[], Any]], reference: Tensor)
     except Exception as error:  # a failure is a result, to be shown with the others
         entry.obstacle = f"failed: {type(error).__name__}: {error}"
         return entry
-    if not entry.error <= TOLERANCE:
-        entry.obstacle = f"wrong: relative error {entry.error:.1e} is above {TOLERANCE:.0e}"
+    if not entry.error <= tolerance:
+        entry.obstacle = f"wrong: relative error {entry.error:.1e} is above {tolerance:.0e}"
     return entry
 
 

@@ -58,9 +58,9 @@ class Problem:
         """A copy on another device."""
         return replace(self, network=deepcopy(self.network).to(device), batch=self.batch.to(device))
 
-    def reference(self) -> Tensor:
-        """The meta-gradient [P] by the reference engine in float64."""
-        exact = self.to(torch.float64)
+    def reference(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The meta-gradient [P] by the reference engine, in float64 or another floating dtype."""
+        exact = self.to(dtype)
         plan = exact.plan
         parameters = plan.flatten(exact.network.parameters()).detach()
         answer = ReferenceEngine().meta_gradient(
