@@ -46,16 +46,21 @@ class Problem:
         return Plan.of(self.network, self.loss)
 
     def inner_lr(self, plan: Plan) -> InnerLr:
-        return InnerLr(torch.full((plan.num_parameters,), self.lr, dtype=next(self.network.parameters()).dtype))
+        first = next(self.network.parameters())
+        return InnerLr(torch.full((plan.num_parameters,), self.lr, dtype=first.dtype, device=first.device))
 
     def to(self, dtype: torch.dtype) -> Problem:
         """A copy in another floating dtype."""
         network = deepcopy(self.network).to(dtype)
         return replace(self, network=network, batch=self.batch.to(dtype))
 
-    def reference(self) -> Tensor:
-        """The meta-gradient [P] by the reference engine in float64."""
-        exact = self.to(torch.float64)
+    def on(self, device: torch.device) -> Problem:
+        """A copy on another device."""
+        return replace(self, network=deepcopy(self.network).to(device), batch=self.batch.to(device))
+
+    def reference(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The meta-gradient [P] by the reference engine, in float64 or another floating dtype."""
+        exact = self.to(dtype)
         plan = exact.plan
         parameters = plan.flatten(exact.network.parameters()).detach()
         answer = ReferenceEngine().meta_gradient(

@@ -95,12 +95,6 @@ void batch_norm_backward(const Sweep<T>& s, Index l) {
   }
 }
 
-template <class V, class T>
-inline void put(const Destination<T>& to, Index at, V gradient) {
-  gradient *= to.by ? load<V>(to.by + at) : splat<V>(to.scale);
-  store(to.out + at, to.base ? load<V>(to.base + at) - gradient : gradient);
-}
-
 template <class T>
 void batch_norm_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
   using V = Wide<T>;

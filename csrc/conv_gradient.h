@@ -79,11 +79,7 @@ void sum_gradient(const Sweep<T>& s, Index l, const Adjoint<T>* adjoints, int pa
 
 template <class T>
 void put_all(const Destination<T>& to, Index at, const T* gradient, Index count) {
-  for (Index i = 0; i < count; i += kLanes<T>) {
-    Wide<T> value = load<Wide<T>>(gradient + i);
-    if (to.by) value *= load<Wide<T>>(to.by + at + i);
-    store(to.out + at + i, to.base ? load<Wide<T>>(to.base + at + i) - value : value);
-  }
+  for (Index i = 0; i < count; i += kLanes<T>) put(to, at + i, load<Wide<T>>(gradient + i));
 }
 
 template <class T>

@@ -15,6 +15,12 @@ struct Destination {
   T scale = T(1);
 };
 
+template <class V, class T>
+inline void put(const Destination<T>& to, Index at, V gradient) {
+  gradient *= to.by ? load<V>(to.by + at) : splat<V>(to.scale);
+  store(to.out + at, to.base ? load<V>(to.base + at) - gradient : gradient);
+}
+
 // The first layer through Gram matrices (gram.h); null where its weights are copied like any other's.
 template <class T>
 struct GramRows {

@@ -51,7 +51,7 @@ def prepare(problem: Problem) -> Step:
 
 
 def _array(tensor: Tensor) -> Array:
-    return jnp.asarray(tensor.detach().numpy())
+    return jnp.asarray(tensor.detach().cpu().numpy())
 
 
 def _forward(plan: Plan, parameters: Parameters, x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -78,6 +79,18 @@ class Episodes:
             Samples(support_x.view(num_tasks, -1, *self._shape), self._support_labels.repeat(num_tasks, 1)),
             Samples(query_x.view(num_tasks, -1, *self._shape), self._query_labels.repeat(num_tasks, 1)),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie; a trainer draws on it, so that on a GPU an episode makes no trip to the host."""
+        return self._store.device
+
+    def to(self, device: torch.device | str) -> Episodes:
+        """The same episodes from images on another device, where they stay uint8."""
+        moved = copy.copy(self)
+        for name in ("_store", "_support_labels", "_query_labels"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
 
     def stream(self, num_tasks: int, generator: torch.Generator) -> TaskStream:
         """An endless iterator of meta-batches that resumes exactly; what a trainer draws from."""
