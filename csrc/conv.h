@@ -80,7 +80,7 @@ void conv_products(const Sweep<T>& s, Index l, Product<T>& product, const ConvOu
   const Grid grid{{layer.out_size[0], layer.out_size[1]}};
   constexpr Index one[2] = {1, 1};
   const Steps c = steps(to, one);
-  convolve(product, s.place(l).packed_rows * kPanel<T>, panelled<T>(layer.out) / kPanel<T>, s.n, grid,
+  convolve(product, s.place(l).packed_rows * kPanel<T>, padded<T>(layer.out) / kPanel<T>, s.n, grid,
            steps(s.input_map(l), layer.window.stride), c, c, out);
 }
 
@@ -119,7 +119,7 @@ template <class T>
 void transpose_conv(const Layer& layer, const LayerPlace<T>& p, const T* weight, T* to) {
   constexpr Index width = kPanel<T>;
   const Index taps = layer.window.kernel[0] * layer.window.kernel[1];
-  if (layer.in % width) zero(to, taps * layer.out * panelled<T>(layer.in));
+  if (layer.in % width) zero(to, taps * layer.out * padded<T>(layer.in));
   for (Index in = 0; in < layer.in; in += width)
     for (Index out = 0; out < layer.out; out += width)
       for (Index tap = 0; tap < taps; ++tap)
@@ -183,7 +183,7 @@ void propagate_conv(const Sweep<T>& s, Index l, const Map<T>* deltas, const T* c
         out.finish = Finish::gate;
         out.by = x(0, y0, x0);
       }
-      convolve(product, panel, panelled<T>(layer.in) / kPanel<T>, s.n, phase.grid, steps(deltas[0], one),
+      convolve(product, panel, padded<T>(layer.in) / kPanel<T>, s.n, phase.grid, steps(deltas[0], one),
                steps(to, stride), steps(x, stride), out);
     }
 }

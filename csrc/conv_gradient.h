@@ -65,7 +65,7 @@ void sum_gradient(const Sweep<T>& s, Index l, const Adjoint<T>* adjoints, int pa
   for (Index first = 0; first < total; first += kChunk) {
     const Index count = total - first < kChunk ? total - first : kChunk;
     Index x_places[kChunk], places_of[2][kChunk];
-    alignas(kPanelBytes) T packed[2][kChunk * kPanel<T>];
+    alignas(kPadBytes) T packed[2][kChunk * kPanel<T>];
     places(grid, steps(adjoints[0].x, layer.window.stride), first, count, x_places);
     for (int i = 0; i < pairs; ++i) places(grid, steps(adjoints[i].delta, one), first, count, places_of[i]);
     for (Index panel = 0; panel < width; panel += kPanel<T>) {

@@ -9,7 +9,7 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
-constexpr int kPanelVectors = static_cast<int>(kPanelBytes) / kVectorBytes;
+constexpr int kPanelVectors = static_cast<int>(kPadBytes) / kVectorBytes;
 
 #if FASTMAML_VECTOR_BYTES == 64
 constexpr int kMostPanels = 4, kTileRows = 6, kNarrowTileRows = 8;  // 24 of 32 registers accumulate

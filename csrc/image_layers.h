@@ -12,7 +12,7 @@ inline void for_pixels(Index n, const Index* size, Index channels, F f) {
   for (Index s = 0; s < n; ++s)
     for (Index y = 0; y < size[0]; ++y)
       for (Index x = 0; x < size[1]; ++x)
-        for (Index c = 0; c < panelled<T>(channels); c += kLanes<T>) f(s, y, x, c);
+        for (Index c = 0; c < padded<T>(channels); c += kLanes<T>) f(s, y, x, c);
 }
 
 // Calls f(y, x, number) for the pixels of a window that lie inside the image.
@@ -29,7 +29,7 @@ inline void for_window(const Layer& layer, Index y, Index x, F f) {
 template <class T>
 T* choice_at(const Sweep<T>& s, Index l, Index n, Index y, Index x) {
   const Layer& layer = s.layer(l);
-  return s.state + s.place(l).choice + ((n * layer.out_size[0] + y) * layer.out_size[1] + x) * panelled<T>(layer.out);
+  return s.state + s.place(l).choice + ((n * layer.out_size[0] + y) * layer.out_size[1] + x) * padded<T>(layer.out);
 }
 
 template <class T>
@@ -121,7 +121,7 @@ template <class T>
 void spatial_mean_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
   const Map<T> gates = s.output_map(l), to = d.output_map(l);
   if (l > 0) return spatial_mean(s.layer(l), s.n, d.input_map(l), to, &gates);
-  for (Index n = 0; n < s.n; ++n) zero(to(n, 0, 0), panelled<T>(s.layer(l).out));
+  for (Index n = 0; n < s.n; ++n) zero(to(n, 0, 0), padded<T>(s.layer(l).out));
 }
 
 // ---- tanh, and a ReLU that no other layer could take in ----

@@ -50,7 +50,7 @@ ImageNorm<T> image_norm(const Sweep<T>& s, Index l) {
   if (l > 0) dz = s.delta_map(l);
   return {layer,
           s.n,
-          panelled<T>(layer.out),
+          padded<T>(layer.out),
           layer.in_size[0] * layer.in_size[1],
           layer.out_size[0] * layer.out_size[1],
           z,

@@ -46,7 +46,7 @@ static inline Image delta_image(const Layer* before, const Layer& layer) {
 template <class T>
 void place_conv(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape, bool first) {
   const Index taps = layer.window.kernel[0] * layer.window.kernel[1];
-  const Index in = panelled<T>(layer.in), out = panelled<T>(layer.out);
+  const Index in = padded<T>(layer.in), out = padded<T>(layer.out);
   place.packed_rows = taps * layer.in;
   place.packed_width = out;
   place.weight = shape.packed;
@@ -60,7 +60,7 @@ void place_conv(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape, bool 
 
 template <class T>
 void place_image_norm(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape) {
-  const Index width = panelled<T>(layer.out);
+  const Index width = padded<T>(layer.out);
   place.scale = shape.packed;
   shape.packed += layer.weight >= 0 ? width : 0;
   place.shift = shape.packed;
@@ -71,10 +71,10 @@ void place_image_norm(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape)
   shape.state += aligned<T>(kNumSums * width * static_cast<Index>(sizeof(double) / sizeof(T)));
 }
 
-// The largest input of each window, and which it was, both [n, out_y, out_x, panelled(channels)].
+// The largest input of each window, and which it was, both [n, out_y, out_x, padded(channels)].
 template <class T>
 void place_choice(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape) {
-  const Index size = aligned<T>(shape.rows * layer.out_size[0] * layer.out_size[1] * panelled<T>(layer.out));
+  const Index size = aligned<T>(shape.rows * layer.out_size[0] * layer.out_size[1] * padded<T>(layer.out));
   place.selected = shape.state;
   shape.state += layer.pool ? size : 0;
   place.choice = shape.state;
@@ -87,7 +87,7 @@ void place_image(const Layer* before, const Layer& layer, LayerPlace<T>& place, 
   const bool dense = !before && layer.kind == Kind::conv;
   place.input_image = input_image(layer);
   place.delta_image = delta_image(before, layer);
-  const Index pixel = panelled<T>(layer.in);
+  const Index pixel = padded<T>(layer.in);
   const Index input = lay_out(place.input_image, dense ? layer.in : pixel), delta = lay_out(place.delta_image, pixel);
   if (!before) shape.data = input;
   place.input = shape.state;
@@ -102,10 +102,10 @@ void place_image(const Layer* before, const Layer& layer, LayerPlace<T>& place, 
 // A linear layer takes the pixels of an image as they lie, padding of the channels included.
 template <class T>
 void flatten_image(Layer& layer, LayerPlace<T>& place) {
-  layer.in = layer.pixels * panelled<T>(layer.channels);
+  layer.in = layer.pixels * padded<T>(layer.channels);
   place.input_width = padded<T>(layer.in + 1);
   Image& image = place.input_image;
-  image.pixel = panelled<T>(layer.channels);
+  image.pixel = padded<T>(layer.channels);
   image.row = layer.in_size[1] * image.pixel;
   image.sample = place.input_width;
   place.delta_image = image;

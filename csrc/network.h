@@ -25,16 +25,9 @@ static constexpr Index aligned(Index count) {
   return (count + unit - 1) / unit * unit;
 }
 
-// Images lie channels last, a pixel padded with zeros to a multiple of this: one panel of a convolution's weights.
-constexpr Index kPanelBytes = 64;
-
+// Images lie channels last, a pixel padded like a row: what it is padded to is one panel of a convolution's weights.
 template <class T>
-constexpr Index kPanel = kPanelBytes / static_cast<Index>(sizeof(T));
-
-template <class T>
-static constexpr Index panelled(Index channels) {
-  return (channels + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
-}
+constexpr Index kPanel = kPadBytes / static_cast<Index>(sizeof(T));
 
 enum class Kind : int { linear = 0, batch_norm, tanh, relu, conv, max_pool, spatial_mean };
 enum class Loss : int { mse = 0, cross_entropy = 1 };
@@ -85,7 +78,7 @@ struct LayerPlace {
   Index input_width = 0, output_width = 0;  // row strides
   Image input_image, delta_image;
   Index selected = 0, choice = 0;  // fused pooling: the inputs that were the largest, and which of their window
-  Index sums = 0;                  // batch norm of images: [kNumSums, panelled(channels)] of double
+  Index sums = 0;                  // batch norm of images: [kNumSums, padded(channels)] of double
 };
 
 // batch norm keeps these rows of [width] beside x-hat

@@ -8,7 +8,7 @@ namespace fastmaml {
 // The packed column of a linear layer's input i. Of a flattened image torch has channels first, and we have them last.
 template <class T>
 static Index packed_input(const Layer& layer, Index i) {
-  return layer.channels > 0 ? i % layer.pixels * panelled<T>(layer.channels) + i / layer.pixels : i;
+  return layer.channels > 0 ? i % layer.pixels * padded<T>(layer.channels) + i / layer.pixels : i;
 }
 
 // Calls visit(user index, packed index) for every parameter that is packed.
