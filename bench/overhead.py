@@ -8,23 +8,22 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from bench.contest import ours
+from bench.contest import ours, seconds_of
 from bench.problem import Problem
 from fastmaml.engines import cpu
 
 
-def python_overhead(problem: Problem, calls: int = 2000) -> tuple[float, float]:
-    """Median seconds of a call of (Python, the core), the `cpu` engine forced.
+def python_overhead(problem: Problem, seconds: float = 2.0, at_least: int = 5) -> tuple[float, float]:
+    """Median seconds of a call of (Python, the core), the `cpu` engine forced, over calls that take so long.
 
     Both are taken in the same calls: the core's entry is replaced by one that looks at the clock around it.
     """
     spent: list[float] = []
     step = ours(problem, engine="cpu")
     with mock.patch.object(cpu, "_verb", _timed(cpu._verb, spent)):
-        for _ in range(calls // 10):
-            step()
+        _repeat(step, seconds / 10, 1)
         spent.clear()
-        totals = [_seconds(step) for _ in range(calls)]
+        totals = _repeat(step, seconds, at_least)
     beyond = [total - inside for total, inside in zip(totals, spent, strict=True)]
     return statistics.median(beyond), statistics.median(spent)
 
@@ -44,7 +43,10 @@ def _timed(verb: Callable[..., Callable[..., Any]], spent: list[float]) -> Calla
     return timed_verb
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _repeat(call: Callable[[], Any], seconds: float, at_least: int) -> list[float]:
+    """Seconds of each call."""
+    end = time.perf_counter() + seconds
+    times: list[float] = []
+    while len(times) < at_least or time.perf_counter() < end:
+        times.append(seconds_of(call))
+    return times
