@@ -107,22 +107,25 @@ def ours(problem: Problem, engine: str = "auto") -> Step:
 
 
 def take_turns(entries: Sequence[Entry], turns: int, turn_seconds: float) -> None:
-    """Times every entry without an obstacle, one after the other, `turns` times; the first turn is a warm-up."""
+    """Times every entry without an obstacle, one after the other, `turns` times, after one call of each to warm up."""
     for turn in range(-1, turns):
         for entry in entries:
-            if entry.step is not None and entry.obstacle is None:
-                seconds = median_time(entry.step, turn_seconds)
-                entry.turns += [seconds] if turn >= 0 else []
+            if entry.step is None or entry.obstacle is not None:
+                continue
+            if turn < 0:
+                entry.step()
+            else:
+                entry.turns.append(median_time(entry.step, turn_seconds))
 
 
 def median_time(call: Callable[[], Any], seconds: float, at_least: int = 3) -> float:
     """Median seconds of a call, repeated for `seconds` after two calls that wake threads and fill caches.
 
-    A call that takes longer than `seconds` by itself is made twice, and the second one counts.
+    A call that takes longer than `seconds` by itself is made once, and counts.
     """
     once = seconds_of(call)
     if once > seconds > 0:
-        return seconds_of(call)
+        return once
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
