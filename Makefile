@@ -78,7 +78,8 @@ wheel: $(call has,plots)
 	.ci/try-wheel build/wheel/fastmaml-*.whl "$(TORCH)"
 
 bench: $(call has,bench) ext
-	$(PYTHON) -m bench.cpu
+	$(PYTHON) -m bench.cpu --patience 600
+	$(PYTHON) -m bench.passes
 	$(PYTHON) -m bench.memory
 
 clean:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,16 +68,24 @@ def allowed(eager_error: float) -> float:
     return max(TOLERANCE, 2 * eager_error)
 
 
-def enter(name: str, problem: Problem, reference: Tensor, tolerance: float = TOLERANCE) -> Entry:
-    """Builds a contestant, takes its first call and compares its answer with the reference [P]."""
+def enter(
+    name: str, problem: Problem, reference: Tensor, tolerance: float = TOLERANCE, limit: float | None = None
+) -> Entry:
+    """Builds a contestant, takes its first call within `limit` seconds and compares its answer with the reference [P].
+
+    What a limit interrupts is Python; compilers are C++, and are given up once they return.
+    """
     entry = Entry(name)
     try:
-        entry.step = _prepare(name, problem)
-        start = time.perf_counter()
-        _, gradients = entry.step()
-        entry.first_call = time.perf_counter() - start
+        with patience(limit):
+            entry.step = _prepare(name, problem)
+            start = time.perf_counter()
+            _, gradients = entry.step()
+            entry.first_call = time.perf_counter() - start
     except rivals.Absent as absence:
         entry.obstacle = f"absent: {absence}"
+    except GivenUp as end:
+        entry.obstacle = f"given up: {end}"
     except Exception as error:  # a rival's failure is a result, of whatever kind it is
         entry.obstacle = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     else:
@@ -110,25 +120,57 @@ def _prepare(name: str, problem: Problem) -> Step:
 
 
 def take_turns(entries: Sequence[Entry], turns: int, turn_seconds: float) -> None:
-    """Times every entry without an obstacle, one after the other, `turns` times; the first turn is a warm-up."""
+    """Times every entry without an obstacle, one after the other, `turns` times, after one call of each to warm up."""
     for turn in range(-1, turns):
         for entry in entries:
-            if entry.step is not None and entry.obstacle is None:
-                seconds = median_time(entry.step, turn_seconds)
-                entry.turns += [seconds] if turn >= 0 else []
+            if entry.step is None or entry.obstacle is not None:
+                continue
+            if turn < 0:
+                entry.step()
+            else:
+                entry.turns.append(median_time(entry.step, turn_seconds))
 
 
 def median_time(call: Callable[[], Any], seconds: float, at_least: int = 3) -> float:
-    """Median seconds of a call, repeated for `seconds` after two calls that wake threads and fill caches."""
-    call()
+    """Median seconds of a call, repeated for `seconds` after two calls that wake threads and fill caches.
+
+    A call that takes longer than `seconds` by itself is made once, and counts.
+    """
+    once = seconds_of(call)
+    if once > seconds > 0:
+        return once
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < at_least or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
+        times.append(seconds_of(call))
     return statistics.median(times)
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+class GivenUp(BaseException):
+    """Patience is at an end. No Exception, which compilers of Python catch and carry on."""
+
+
+@contextmanager
+def patience(seconds: float | None) -> Iterator[None]:
+    """Raises GivenUp in what runs inside once the seconds are over (None: never); main thread only."""
+
+    def give_up(*_: object) -> None:
+        raise GivenUp(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def sgemm(size: int = 2048) -> Entry:

@@ -28,7 +28,7 @@ The smaller of the two counts.
 A convolution is a linear layer met once for every output pixel: its w is the sum over output pixels of the taps that
 lie within the image (products with the zeros of the padding are not necessary), times channels in and out.
 
- What is linear in the number of units (activations, batch norm, losses, biases) or in
+What is linear in the number of units (activations, batch norm, losses, biases) or in
 the number of parameters (the steps) is not counted at all, so a share of peak stated in these operations is a lower
 bound.
 """
@@ -79,15 +79,16 @@ def _weights(plan: Plan, sample: tuple[int, ...]) -> list[int]:
         if isinstance(layer, LinearLayer):
             weights.append(layer.in_features * layer.out_features)
         elif isinstance(layer, Conv2dLayer):
-            down, across = (_taps_inside(layer, axis, before[1 + axis], after[1 + axis]) for axis in (0, 1))
+            windows = zip(layer.kernel, layer.stride, layer.padding, before[1:], after[1:], strict=True)
+            down, across = (taps_inside(*window) for window in windows)
             weights.append(down * across * layer.in_channels * layer.out_channels)
     return weights
 
 
-def _taps_inside(layer: Conv2dLayer, axis: int, size: int, outputs: int) -> int:
+def taps_inside(kernel: int, stride: int, padding: int, size: int, outputs: int) -> int:
     """Along one axis, over all output pixels: the taps that meet a pixel of the image and not its padding."""
-    starts = [at * layer.stride[axis] - layer.padding[axis] for at in range(outputs)]
-    return sum(min(start + layer.kernel[axis], size) - max(start, 0) for start in starts)
+    starts = [at * stride - padding for at in range(outputs)]
+    return sum(min(start + kernel, size) - max(start, 0) for start in starts)
 
 
 def _first(weights: int, n: int, m: int, k: int) -> int:

@@ -11,30 +11,32 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.contest import ours
+from bench.contest import ours, seconds_of
 from bench.problem import Problem
 from bench.report import Overhead
 from fastmaml.engines import cpu
 
 
-def overheads(problem: Problem, calls: int = 2000) -> list[Overhead]:
-    """Medians, the `cpu` engine forced; at last of an autograd function that does nothing, with our inputs."""
-    nothing = statistics.median(_seconds(_does_nothing(problem)) for _ in range(calls))
+def overheads(problem: Problem, seconds: float = 2.0, at_least: int = 5) -> list[Overhead]:
+    """Medians over calls that take so long, the `cpu` engine forced; at last of an autograd function that does nothing.
+
+    That one has our inputs: what it takes is PyTorch's own share of the second.
+    """
+    nothing = statistics.median(_repeat(_does_nothing(problem), seconds / 4, at_least))
     return [
-        _overhead("maml.backward", ours(problem, engine="cpu"), calls),
-        _overhead("meta_loss, backward", ours(problem, engine="cpu", autograd=True), calls),
+        _overhead("maml.backward", ours(problem, engine="cpu"), seconds, at_least),
+        _overhead("meta_loss, backward", ours(problem, engine="cpu", autograd=True), seconds, at_least),
         Overhead("an empty autograd.Function, backward", nothing, None),
     ]
 
 
-def _overhead(name: str, step: Callable[[], Any], calls: int) -> Overhead:
+def _overhead(name: str, step: Callable[[], Any], seconds: float, at_least: int) -> Overhead:
     """Both parts in the same calls: the core's entry is replaced by one that looks at the clock around it."""
     spent: list[float] = []
     with mock.patch.object(cpu, "_verb", _timed(cpu._verb, spent)):
-        for _ in range(calls // 10):
-            step()
+        _repeat(step, seconds / 10, 1)
         spent.clear()
-        totals = [_seconds(step) for _ in range(calls)]
+        totals = _repeat(step, seconds, at_least)
     beyond = [total - inside for total, inside in zip(totals, spent, strict=True)]
     return Overhead(name, statistics.median(beyond), statistics.median(spent))
 
@@ -78,7 +80,10 @@ def _timed(verb: Callable[..., Callable[..., Any]], spent: list[float]) -> Calla
     return timed_verb
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _repeat(call: Callable[[], Any], seconds: float, at_least: int) -> list[float]:
+    """Seconds of each call."""
+    end = time.perf_counter() + seconds
+    times: list[float] = []
+    while len(times) < at_least or time.perf_counter() < end:
+        times.append(seconds_of(call))
+    return times

@@ -10,6 +10,7 @@
 #include "core.h"
 #include "dispatch.h"
 #include "pieces.h"
+#include "profile.h"
 #include "scratch.h"
 
 namespace py = pybind11;
@@ -308,6 +309,31 @@ py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& s
   return without_gil([&] { return fastmaml::hvp(model, request, at<T>(products)); });
 }
 
+// What a benchmark needs to know of a layer, other layers fused into it included.
+py::dict describe(const fastmaml::Layer& layer) {
+  static const char* const kinds[] = {"linear", "batch_norm", "tanh", "relu", "conv", "max_pool", "spatial_mean"};
+  const auto pair = [](const Index* values) { return py::make_tuple(values[0], values[1]); };
+  const fastmaml::Window& w = layer.window;
+  return py::dict(py::arg("kind") = kinds[static_cast<int>(layer.kind)], py::arg("inputs") = layer.in,
+                  py::arg("outputs") = layer.out, py::arg("image") = layer.image,
+                  py::arg("in_size") = pair(layer.in_size), py::arg("out_size") = pair(layer.out_size),
+                  py::arg("kernel") = pair(w.kernel), py::arg("stride") = pair(w.stride),
+                  py::arg("padding") = pair(w.pad), py::arg("relu") = layer.relu, py::arg("pool") = layer.pool);
+}
+
+py::list layers(const fastmaml::Model& model) {
+  py::list all;
+  for (const fastmaml::Layer& layer : model.layers) all.append(describe(layer));
+  return all;
+}
+
+py::list profile() {
+  py::list all;
+  for (const fastmaml::PassTime& t : fastmaml::profile())
+    all.append(py::make_tuple(t.pass, t.layer, t.calls, t.samples, t.seconds));
+  return all;
+}
+
 template <class T>
 void bind_verbs(py::class_<fastmaml::Model>& model, const std::string& suffix) {
   model.def(("meta_gradient_" + suffix).c_str(), &meta_gradient<T>);
@@ -324,11 +350,14 @@ PYBIND11_MODULE(_core, module) {
   py::class_<fastmaml::Model> model(module, "Model");
   model.def(py::init(&make_model), py::arg("layers"), py::arg("loss"), py::arg("counts"),
             py::arg("geometry") = std::vector<Geometry>());
+  model.def("layers", &layers, "The layers as they run, from first to last.");
   bind_verbs<float>(model, "float32");
   bind_verbs<double>(model, "float64");
   module.def("isa", [] { return std::string(fastmaml::current_isa().name); }, "The instruction set in use.");
   module.def("supported_isas", &fastmaml::supported_isas, "Those this processor has, slowest first.");
   module.def("set_isa", &fastmaml::set_isa, py::arg("name"));
   module.def("set_poison", &fastmaml::set_poison, py::arg("on"), "Fill scratch memory with NaN before each call.");
+  module.def("set_profiling", &fastmaml::set_profiling, py::arg("on"), "Time every pass over every layer, from now.");
+  module.def("profile", &profile, "(pass, layer or -1, calls, samples, seconds of all threads) of each.");
   fastmaml::current_isa();  // an unknown FASTMAML_ISA is refused here, at import
 }

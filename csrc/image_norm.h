@@ -3,6 +3,7 @@
 #pragma once
 
 #include "batch_norm.h"
+#include "profile.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
@@ -206,6 +207,7 @@ void sum_outputs(const ImageNorm<T>& b, F f) {
 // sum of y-bar, and of y-bar x-hat
 template <class T>
 void image_norm_sums(const Sweep<T>& sweep, Index l) {
+  const Timed timed("sums", l, sweep.n);
   using V = Wide<T>;
   const ImageNorm<T> b = image_norm(sweep, l);
   sum_outputs(b, [&](Index s0, Index s1, Index p0, Index p1, Index c, V& first, V& second) {
@@ -222,6 +224,7 @@ void image_norm_sums(const Sweep<T>& sweep, Index l) {
 // sum of y-bar-dot, and of y-bar-dot x-hat + y-bar x-hat-dot
 template <class T>
 void image_norm_tangent_sums(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
+  const Timed timed("tangent sums", l, sweep.n);
   using V = Wide<T>;
   const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
   sum_outputs(t, [&](Index s0, Index s1, Index p0, Index p1, Index c, V& first, V& second) {

@@ -4,6 +4,7 @@
 #include "conv_gradient.h"
 #include "image_layers.h"
 #include "image_norm.h"
+#include "profile.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
@@ -86,6 +87,7 @@ void image_tangent_gradient(const Sweep<T>& s, const Sweep<T>& d, Index l, const
 
 template <class T>
 void transpose_parameters(const Network& network, const Shape<T>& shape, const T* packed, T* transposed) {
+  const Timed timed("transpose", kNoLayer, 0);
   transpose_weights(network, shape, packed, transposed);
   for (Index l = 0; l < network.depth; ++l) {
     const LayerPlace<T>& p = shape.places[l];

@@ -70,6 +70,7 @@ bool copy_target(Task<T>& task, int set, Index sample, Index row) {
 // Copies the samples of non-zero weight into padded rows; weights are normalised to sum to 1.
 template <class T>
 bool gather(Task<T>& task, int set) {
+  const Timed timed("gather", kNoLayer, task.call.sets[set].n);
   const Call<T>& call = task.call;
   const Samples<T>& samples = call.sets[set];
   const Index inputs = call.network.inputs, width = call.shape.data;
@@ -175,6 +176,7 @@ void query_pass(const Task<T>& task, T* lambda) {
 // direction = lr * lambda; a Gram layer's coefficients have their lr in the products already
 template <class T>
 void scale_direction(const Call<T>& call, const T* lambda, T* direction) {
+  const Timed timed("scale", kNoLayer, 0);
   const Index first =
       call.shape.gram ? aligned<T>(call.shape.places[0].packed_rows * call.shape.places[0].packed_width) : 0;
   copy(lambda, first, direction);

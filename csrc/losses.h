@@ -1,6 +1,7 @@
 // Weighted mean losses: value and output adjoints, and the adjoints' tangents.
 #pragma once
 
+#include "profile.h"
 #include "sweep.h"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -77,6 +78,7 @@ void gate_output(const Sweep<T>& s, T* values) {
 
 template <class T>
 T loss_and_adjoint(const Sweep<T>& s, const Targets<T>& targets) {
+  const Timed timed("loss", kNoLayer, s.n);
   const T loss = s.network.loss == Loss::mse ? mse(s, targets) : cross_entropy(s, targets);
   gate_output(s, s.state + s.shape.output_delta);
   return loss;
@@ -85,6 +87,7 @@ T loss_and_adjoint(const Sweep<T>& s, const Targets<T>& targets) {
 // The loss's Hessian in the outputs, times the output tangents: w (p z' - p (p . z')), or 2 w z' / outputs.
 template <class T>
 void loss_tangent(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& targets) {
+  const Timed timed("loss tangent", kNoLayer, s.n);
   const Index outputs = s.network.outputs, width = s.shape.output_width;
   for (Index r = 0; r < s.n; ++r) {
     const T* z_dot = d.state + s.shape.output + r * width;

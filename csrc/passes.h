@@ -6,113 +6,122 @@
 #include "image_passes.h"
 #include "linear.h"
 #include "losses.h"
+#include "profile.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
 template <class T>
-void forward(const Sweep<T>& s) {
-  for (Index l = 0; l < s.depth(); ++l) {
-    if (s.layer(l).image) {
-      image_forward(s, l);
-      continue;
-    }
-    switch (s.layer(l).kind) {
-      case Kind::linear:
-        linear_forward(s, l);
-        break;
-      case Kind::batch_norm:
-        batch_norm_forward(s, l);
-        break;
-      default:
-        activation_forward(s, l);
-    }
-    write_ones(s, l + 1, false);
+void layer_forward(const Sweep<T>& s, Index l) {
+  const Timed timed("forward", l, s.n);
+  if (s.layer(l).image) return image_forward(s, l);
+  switch (s.layer(l).kind) {
+    case Kind::linear:
+      linear_forward(s, l);
+      break;
+    case Kind::batch_norm:
+      batch_norm_forward(s, l);
+      break;
+    default:
+      activation_forward(s, l);
   }
+  write_ones(s, l + 1, false);
+}
+
+template <class T>
+void layer_backward(const Sweep<T>& s, Index l) {
+  const Timed timed("backward", l, s.n);
+  if (s.layer(l).image) return image_backward(s, l);
+  switch (s.layer(l).kind) {
+    case Kind::linear:
+      return linear_backward(s, l);
+    case Kind::batch_norm:
+      return batch_norm_backward(s, l);
+    default:
+      return activation_backward(s, l);
+  }
+}
+
+template <class T>
+void layer_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
+  const Timed timed("gradient", l, s.n);
+  if (s.layer(l).image) return image_gradient(s, l, to);
+  if (s.layer(l).kind == Kind::linear) linear_gradient(s, l, to);
+  if (s.layer(l).kind == Kind::batch_norm) batch_norm_gradient(s, l, to);
+}
+
+template <class T>
+void layer_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
+  const Timed timed("tangent forward", l, s.n);
+  if (s.layer(l).image) return image_tangent_forward(s, d, l);
+  switch (s.layer(l).kind) {
+    case Kind::linear:
+      return linear_tangent_forward(s, d, l);
+    case Kind::batch_norm:
+      return batch_norm_tangent_forward(s, d, l);
+    default:
+      return activation_tangent_forward(s, d, l);
+  }
+}
+
+template <class T>
+void layer_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
+  const Timed timed("tangent backward", l, s.n);
+  if (s.layer(l).image) return image_tangent_backward(s, d, l);
+  switch (s.layer(l).kind) {
+    case Kind::linear:
+      return linear_tangent_backward(s, d, l);
+    case Kind::batch_norm:
+      return batch_norm_tangent_backward(s, d, l);
+    default:
+      return activation_tangent_backward(s, d, l);
+  }
+}
+
+template <class T>
+void layer_tangent_gradient(const Sweep<T>& s, const Sweep<T>& d, Index l, const Destination<T>& to) {
+  const Timed timed("tangent gradient", l, s.n);
+  if (s.layer(l).image) return image_tangent_gradient(s, d, l, to);
+  if (s.layer(l).kind == Kind::linear) linear_tangent_gradient(s, d, l, to);
+  if (s.layer(l).kind == Kind::batch_norm) batch_norm_tangent_gradient(s, d, l, to);
+}
+
+template <class T>
+bool has_sums(const Sweep<T>& s, Index l) {
+  return s.layer(l).image && s.layer(l).kind == Kind::batch_norm;
+}
+
+template <class T>
+void forward(const Sweep<T>& s) {
+  for (Index l = 0; l < s.depth(); ++l) layer_forward(s, l);
 }
 
 // Adjoints from the last layer down; with a destination also every parameter's gradient.
 template <class T>
 void backward(const Sweep<T>& s, const Destination<T>* to) {
   for (Index l = s.depth() - 1; l >= 0; --l) {
-    const Kind kind = s.layer(l).kind;
-    if (s.layer(l).image) {
-      if (kind == Kind::batch_norm) image_norm_sums(s, l);
-      if (to) image_gradient(s, l, *to);
-      if (l > 0) image_backward(s, l);
-      continue;
-    }
-    if (to && kind == Kind::linear) linear_gradient(s, l, *to);
-    if (to && kind == Kind::batch_norm) batch_norm_gradient(s, l, *to);
-    if (l == 0) return;
-    switch (kind) {
-      case Kind::linear:
-        linear_backward(s, l);
-        break;
-      case Kind::batch_norm:
-        batch_norm_backward(s, l);
-        break;
-      default:
-        activation_backward(s, l);
-    }
+    if (has_sums(s, l)) image_norm_sums(s, l);
+    if (to) layer_gradient(s, l, *to);
+    if (l > 0) layer_backward(s, l);
   }
 }
 
 template <class T>
 void gradients(const Sweep<T>& s, const Destination<T>& to) {
-  for (Index l = 0; l < s.depth(); ++l) {
-    if (s.layer(l).image) {
-      image_gradient(s, l, to);
-      continue;
-    }
-    if (s.layer(l).kind == Kind::linear) linear_gradient(s, l, to);
-    if (s.layer(l).kind == Kind::batch_norm) batch_norm_gradient(s, l, to);
-  }
+  for (Index l = 0; l < s.depth(); ++l) layer_gradient(s, l, to);
 }
 
 template <class T>
 void tangent_forward(const Sweep<T>& s, const Sweep<T>& d) {
-  for (Index l = 0; l < s.depth(); ++l) {
-    if (s.layer(l).image) {
-      image_tangent_forward(s, d, l);
-      continue;
-    }
-    switch (s.layer(l).kind) {
-      case Kind::linear:
-        linear_tangent_forward(s, d, l);
-        break;
-      case Kind::batch_norm:
-        batch_norm_tangent_forward(s, d, l);
-        break;
-      default:
-        activation_tangent_forward(s, d, l);
-    }
-  }
+  for (Index l = 0; l < s.depth(); ++l) layer_tangent_forward(s, d, l);
 }
 
 template <class T>
 void tangent_backward(const Sweep<T>& s, const Sweep<T>& d, const Destination<T>& to) {
   for (Index l = s.depth() - 1; l >= 0; --l) {
-    const Kind kind = s.layer(l).kind;
-    if (s.layer(l).image) {
-      if (kind == Kind::batch_norm) image_norm_tangent_sums(s, d, l);
-      image_tangent_gradient(s, d, l, to);
-      if (l > 0) image_tangent_backward(s, d, l);
-      continue;
-    }
-    if (kind == Kind::linear) linear_tangent_gradient(s, d, l, to);
-    if (kind == Kind::batch_norm) batch_norm_tangent_gradient(s, d, l, to);
-    if (l == 0) return;
-    switch (kind) {
-      case Kind::linear:
-        linear_tangent_backward(s, d, l);
-        break;
-      case Kind::batch_norm:
-        batch_norm_tangent_backward(s, d, l);
-        break;
-      default:
-        activation_tangent_backward(s, d, l);
-    }
+    if (has_sums(s, l)) image_norm_tangent_sums(s, d, l);
+    layer_tangent_gradient(s, d, l, to);
+    if (l > 0) layer_tangent_backward(s, d, l);
   }
 }
 

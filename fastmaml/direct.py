@@ -71,7 +71,7 @@ def _plain(tensors: Sequence[Tensor], sizes: Sequence[int], like: Tensor) -> boo
 
 
 def _hooked(parameters: Sequence[Tensor]) -> bool:
-    for parameter in parameters:  # a loop, as `any` of a generator takes twice the time
+    for parameter in parameters:  # noqa: SIM110 - `any` of a generator takes twice the time
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             return True
     return False

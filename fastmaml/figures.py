@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS: Mapping[str, str] = {"MAML": "#0072B2", "pretrained": "#D55E00", "oracle": "#009E73"}
+_COURSE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _STEP_STYLES = ((0, "#999999", ":"), (1, "#56B4E9", "--"), (10, "#0072B2", "-"))
 _GREY = "#444444"
 _STYLE = {
@@ -50,6 +51,16 @@ class Curve:
     paper: Mapping[int, float] = field(default_factory=dict)
     note: str = ""
     flat: bool = False
+
+
+@dataclass(frozen=True)
+class Course:
+    """Accuracy over minutes of training: mean and half-width of its 95% confidence interval, from 0 to 1."""
+
+    name: str
+    minutes: Sequence[float]
+    mean: Sequence[float]
+    ci95: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,25 @@ def fits(panels: Sequence[Fit], columns: int, path: Path) -> None:
             axis.set_xlabel("x" if number >= len(panels) - columns else "")
             axis.set_ylabel("y" if number % columns == 0 else "")
         _add_legend(figure, axes)
+        _write(figure, path)
+
+
+def accuracy_over_time(
+    courses: Sequence[Course], path: Path, title: str, published: float | None = None, chance: float | None = None
+) -> None:
+    """Accuracy on test tasks in percent over minutes of training; horizontal lines at what is published, and chance."""
+    with _styled():
+        figure, (axis,) = _grid(1, 1, width=5.2, height=3.4)
+        for course, colour in zip(courses, _COURSE_COLOURS, strict=False):
+            minutes, mean, ci95 = np.asarray(course.minutes), *(100 * np.asarray(v) for v in (course.mean, course.ci95))
+            axis.plot(minutes, mean, color=colour, marker="o", markersize=3, label=course.name)
+            axis.fill_between(minutes, mean - ci95, mean + ci95, color=colour, alpha=0.18, linewidth=0)
+        for value, line, label in ((published, "--", "published"), (chance, ":", "chance")):
+            if value is not None:
+                axis.axhline(100 * value, color=_GREY, linestyle=line, linewidth=1, label=f"{label}, {100 * value:g}%")
+        axis.set(title=title, xlabel="minutes of training", ylabel="accuracy on test tasks, %")
+        axis.set_xlim(left=0)
+        _add_legend(figure, [axis])
         _write(figure, path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastmaml import figures
-from fastmaml.figures import Curve, Fit
+from fastmaml.figures import Course, Curve, Fit
 
 X = np.linspace(-5, 5, 21)
 CURVES = [
@@ -26,6 +26,16 @@ def test_learning_curves_are_a_png_of_as_many_panels(tmp_path):
     one, three = (Image.open(tmp_path / f"{name}.png") for name in ("one", "three"))
     assert three.width > 1.5 * one.width
     assert len(one.convert("RGB").getcolors(1 << 20)) > 10  # something is drawn
+
+
+def test_accuracy_over_time_shows_every_course(tmp_path):
+    pytest.importorskip("matplotlib")
+    course = Course("ours", [0, 1, 4], [0.2, 0.8, 0.9], [0.01, 0.02, 0.01])
+    other = Course("theirs", [0, 2, 4], [0.2, 0.3, 0.5], [0.01, 0.02, 0.01])
+    figures.accuracy_over_time([course, other], tmp_path / "a.png", title="t", published=0.95, chance=0.2)
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).reshape(-1, 3)
+    for colour in (0x0072B2, 0xD55E00):
+        assert (pixels == [colour >> 16, colour >> 8 & 255, colour & 255]).all(axis=1).sum() > 50
 
 
 def test_fits_are_a_png(tmp_path):

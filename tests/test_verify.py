@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from fastmaml.verify import (
     BOUNDS,
     CASES,
     DTYPES,
+    IMAGE_CASES,
     Case,
     Contestant,
+    ImageCase,
     Problem,
     Truth,
     build,
@@ -27,6 +30,7 @@ from fastmaml.verify import (
     relative_errors,
     verify,
 )
+from fastmaml.verify.image_problem import CLEAR, margin
 
 SMALL = Case((3, 9, 2), tasks=3, support=6, query=7, steps=2)
 LIGHT = [case for case in CASES if case.tasks * case.steps <= 30 and case.work < 400_000]
@@ -74,7 +78,7 @@ def test_cases_reach_every_end_of_the_grid():
 
 
 def test_names_tell_all_cases_apart():
-    names = [case.name for case in full_cases()]
+    names = [case.name for case in (*full_cases(), *IMAGE_CASES)]
     assert len(set(names)) == len(names)
 
 
@@ -123,6 +127,48 @@ def test_engines_pass(case, contestant):
     for dtype in DTYPES:
         verdict = judge(contestant, truth, dtype)
         assert verdict.passed, (verdict.errors, verdict.bounds)
+
+
+@pytest.mark.parametrize("contestant", contestants(), ids=lambda contestant: contestant.name)
+@pytest.mark.parametrize("case", IMAGE_CASES, ids=lambda case: case.name)
+def test_engines_pass_on_images(case, contestant):
+    truth = image_truth(case)
+    for dtype in DTYPES:
+        verdict = judge(contestant, truth, dtype)
+        assert verdict.refusal is None or contestant.name == "functional"
+        assert verdict.passed, (verdict.errors, verdict.bounds)
+
+
+@cache
+def image_truth(case: ImageCase) -> Truth:
+    return Truth.of(build(case))
+
+
+def test_image_cases_have_what_networks_on_images_are_made_of():
+    modules = [module for case in IMAGE_CASES for module in image_truth(case).problem.plan.module.modules()]
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    assert {module.stride for module in convolutions} >= {(1, 1), (2, 2), (2, 1)}
+    assert {module.padding for module in convolutions} >= {(0, 0), (1, 1), (1, 0)}
+    assert {module.bias is None for module in convolutions} == {True, False}
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    frozen = {module.weight is not None and module.weight.requires_grad for module in norms}
+    assert frozen == {True, False}
+    assert any(module.weight is None for module in norms)
+    assert {nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Tanh, nn.ReLU} <= {type(module) for module in modules}
+    assert {case.rule for case in IMAGE_CASES} == {"first", "second"}
+
+
+def test_images_stay_clear_of_their_kinks():
+    problem = image_truth(IMAGE_CASES[0]).problem
+    assert margin(problem) >= CLEAR
+    near = replace(problem, batch=replace(problem.batch, query=problem.batch.support))
+    near.batch.support.x[:] = 0  # every pixel alike: norm gives exactly the shift to each ReLU
+    with torch.no_grad():
+        for name, parameter in problem.plan.module.named_parameters():
+            if "norm" in name and name.endswith("bias"):
+                parameter.zero_()
+    flat = problem.plan.flatten(dict(problem.plan.module.named_parameters())).detach()
+    assert margin(replace(near, parameters=flat)) < CLEAR
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

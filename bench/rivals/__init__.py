@@ -25,7 +25,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
 }
 
-NAMES = ("loop", "learn2learn", "higher", "torchopt", "torch_func", "torch_compile", "jax_jit")
+NAMES = ("loop", "learn2learn", "higher", "torchopt", "torch_func", "torch_compile", "jax_jit", "jax_patches")
 
 
 class Absent(Exception):

@@ -1,6 +1,11 @@
-"""JAX: jit of value_and_grad of the mean over vmap of an inner loop of grad, with JAX's own threads."""
+"""JAX: jit of value_and_grad of the mean over vmap of an inner loop of grad, with JAX's own threads.
+
+Convolutions are lax.conv_general_dilated, as JAX users write them; jax_patches.py has the other way.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +26,23 @@ from fastmaml.plan import (
 )
 
 Parameters = list[Array]  # in the order of the plan's slots
+Convolution = Callable[[Array, Array, Conv2dLayer], Array]  # [N, in, y, x], [out, in, k, k] -> [N, out, y, x]
 
 
-def prepare(problem: Problem) -> Step:
+def convolution(x: Array, weight: Array, layer: Conv2dLayer) -> Array:
+    padding = [(pad, pad) for pad in layer.padding]
+    y: Array = jax.lax.conv_general_dilated(x, weight, layer.stride, padding)
+    return y
+
+
+def prepare(problem: Problem, convolve: Convolution = convolution) -> Step:
     plan, lr = problem.plan, problem.lr
     loss_of = {"mse": _mse, "cross_entropy": _cross_entropy}[problem.loss]
     batch = [_array(t) for samples in (problem.batch.support, problem.batch.query) for t in (samples.x, samples.y)]
     parameters = [_array(parameter) for parameter in problem.network.parameters()]
 
     def loss(parameters: Parameters, x: Array, y: Array) -> Array:
-        return loss_of(_forward(plan, parameters, x), y)
+        return loss_of(_forward(plan, parameters, x, convolve), y)
 
     def query_loss(parameters: Parameters, sx: Array, sy: Array, qx: Array, qy: Array) -> Array:
         for _ in range(problem.steps):
@@ -54,7 +66,7 @@ def _array(tensor: Tensor) -> Array:
     return jnp.asarray(tensor.detach().cpu().numpy())
 
 
-def _forward(plan: Plan, parameters: Parameters, x: Array) -> Array:
+def _forward(plan: Plan, parameters: Parameters, x: Array, convolve: Convolution) -> Array:
     for layer in plan.layers or ():
         if isinstance(layer, FlattenLayer):
             x = x.reshape(x.shape[0], -1)
@@ -67,8 +79,7 @@ def _forward(plan: Plan, parameters: Parameters, x: Array) -> Array:
             x = x if layer.weight is None else x * _by_channel(parameters[layer.weight], x)
             x = x if layer.bias is None else x + _by_channel(parameters[layer.bias], x)
         elif isinstance(layer, Conv2dLayer):
-            padding = [(pad, pad) for pad in layer.padding]
-            x = jax.lax.conv_general_dilated(x, parameters[layer.weight], layer.stride, padding)
+            x = convolve(x, parameters[layer.weight], layer)
             x = x if layer.bias is None else x + _by_channel(parameters[layer.bias], x)
         elif isinstance(layer, MaxPoolLayer):
             window, stride = (1, 1, *layer.kernel), (1, 1, *layer.stride)

@@ -26,7 +26,7 @@ VERSION = "0.2.0"
 
 
 def prepare(problem: Problem) -> Step:
-    maml = _import_maml()(deepcopy(problem.network), lr=problem.lr, first_order=False)
+    maml = import_maml()(deepcopy(problem.network), lr=problem.lr, first_order=False)
     batch, loss_of = problem.batch, LOSSES[problem.loss]
 
     def query_loss(task: int) -> Tensor:
@@ -44,7 +44,7 @@ def prepare(problem: Problem) -> Step:
     return step
 
 
-def _import_maml() -> Any:
+def import_maml() -> Any:
     source = _source()
     for name, folder in (("learn2learn", source), ("learn2learn.algorithms", source / "algorithms")):
         if name not in sys.modules:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastmaml.cli.common import add_threads, set_threads
-from fastmaml.verify import CASES, contestants, full_cases, verify
+from fastmaml.verify import CASES, IMAGE_CASES, Case, ImageCase, contestants, full_cases, verify
 
 
 def add_to(commands: Any) -> None:
@@ -17,10 +17,12 @@ def add_to(commands: Any) -> None:
         "that this machine has."
     )
     parser = commands.add_parser("verify", help=help, description=description)
-    parser.add_argument("--full", action="store_true", help=f"{len(full_cases())} networks instead of {len(CASES)}")
+    parser.add_argument(
+        "--full", action="store_true", help=f"{len(full_cases())} networks on rows instead of {len(CASES)}"
+    )
     parser.add_argument("--engine", action="append", metavar="NAME", help="this engine alone; may be repeated")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="networks whose description holds TEXT, e.g. bn: or K10"
+        "--only", default="", metavar="TEXT", help="networks whose description holds TEXT, e.g. bn:, conv4 or K10"
     )
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -28,7 +30,8 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
-    cases = [case for case in (full_cases() if arguments.full else CASES) if arguments.only in case.name]
+    every: list[Case | ImageCase] = [*(full_cases() if arguments.full else CASES), *IMAGE_CASES]
+    cases = [case for case in every if arguments.only in case.name]
     if not cases:
         raise ValueError(f"--only {arguments.only!r}: no network's description holds it; leave it out to see them all")
     verdicts = verify(cases, contestants(arguments.engine), write=partial(print, flush=True))

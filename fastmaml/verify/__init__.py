@@ -7,10 +7,12 @@
     assert verdict.passed
 """
 
+from fastmaml.verify.build import build
 from fastmaml.verify.cases import CASES, Case, full_cases
 from fastmaml.verify.contestants import Contestant, contestants
+from fastmaml.verify.image_cases import IMAGE_CASES, ImageCase
 from fastmaml.verify.measure import BOUNDS, Truth, measure, relative_errors
-from fastmaml.verify.problem import Problem, build
+from fastmaml.verify.problem import Problem
 from fastmaml.verify.report import verify
 from fastmaml.verify.verdict import DTYPES, Verdict, judge
 
@@ -18,8 +20,10 @@ __all__ = [
     "BOUNDS",
     "CASES",
     "DTYPES",
+    "IMAGE_CASES",
     "Case",
     "Contestant",
+    "ImageCase",
     "Problem",
     "Truth",
     "Verdict",

@@ -14,6 +14,7 @@ from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
 from fastmaml.verify.cases import Case
+from fastmaml.verify.image_cases import ImageCase
 from fastmaml.verify.separated import separate
 
 _SPREAD = {"relu": 0.05, "tanh": 1.0}  # of a cluster; the clusters' centres are about 1 apart
@@ -27,7 +28,7 @@ class Problem:
     parameters: [P]; vectors: [T, P], the directions of the Hessian-vector products.
     """
 
-    case: Case
+    case: Case | ImageCase
     plan: Plan
     parameters: Tensor
     inner_lr: InnerLr
@@ -46,7 +47,7 @@ class Problem:
         )
 
 
-def build(case: Case) -> Problem:
+def build_rows(case: Case) -> Problem:
     """The float64 problem of a case; the same for the same case."""
     generator = torch.Generator().manual_seed(1 + case.seed)
     module = _network(case, generator)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from fastmaml.verify.build import build
 from fastmaml.verify.cases import Case
 from fastmaml.verify.contestants import Contestant
+from fastmaml.verify.image_cases import ImageCase
 from fastmaml.verify.measure import BOUNDS, EAGER_FACTOR, Truth
-from fastmaml.verify.problem import build
 from fastmaml.verify.verdict import DTYPES, Verdict, judge
 
 _WIDTH = 10
@@ -23,7 +24,7 @@ _LEGEND = (
 
 
 def verify(
-    cases: Iterable[Case], contestants: Sequence[Contestant], write: Callable[[str], object] = print
+    cases: Iterable[Case | ImageCase], contestants: Sequence[Contestant], write: Callable[[str], object] = print
 ) -> list[Verdict]:
     """Judge every contestant on every case in float32 and float64; `write` is handed the table line by line."""
     write(_LEGEND + "\n")
@@ -45,7 +46,7 @@ def _header(contestants: Sequence[Contestant]) -> str:
     return f"{'eager':>{_WIDTH}}{names}\n{'float32':>{_WIDTH}}{precisions}   network, loss, T N M K, rule"
 
 
-def _row(case: Case, truth: Truth, verdicts: Sequence[Verdict]) -> str:
+def _row(case: Case | ImageCase, truth: Truth, verdicts: Sequence[Verdict]) -> str:
     eager = f"{max(truth.eager.values()):{_WIDTH}.0e}"
     return eager + "".join(map(_cell, verdicts)) + f"   {case.name}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 
 import pytest
 import torch
@@ -76,6 +78,19 @@ def test_median_time_warms_up_first():
     calls: list[int] = []
     median_time(lambda: calls.append(1), seconds=0, at_least=5)
     assert len(calls) == 7
+
+
+def test_a_call_longer_than_its_turn_is_made_once():
+    calls: list[int] = []
+    assert median_time(lambda: (calls.append(1), time.sleep(2e-3)), seconds=1e-3) >= 2e-3
+    assert len(calls) == 1
+
+
+def test_a_rival_that_never_ends_is_given_up(problem, monkeypatch):
+    monkeypatch.setattr(rivals, "prepare", lambda *_: lambda: time.sleep(60))
+    entry = enter("loop", problem, problem.reference(), limit=0.05)
+    assert entry.obstacle == "given up: not done after 0.05 s"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_report_counts_shares_and_ratios():

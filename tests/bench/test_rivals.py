@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from bench import rivals
 from bench.contest import TOLERANCE, flat, ours, relative_error
-from bench.problem import CASES, functorch, mini_imagenet, omniglot_mlp, sinusoid
+from bench.problem import CASES, Problem, functorch, images, mini_imagenet, omniglot_mlp, sinusoid
 
 # torch_compile takes minutes to compile, and learn2learn is downloaded: `python -m bench.cpu` checks these two.
 HERE = [name for name in rivals.NAMES if name not in {"torch_compile", "learn2learn"}]
+
+
+def small_images() -> Problem:
+    """Every kind of layer that the cases of images have, on eight by eight pixels."""
+    torch.manual_seed(0)
+    strided = [nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()]
+    pooled = [nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(2)]
+    network = nn.Sequential(*strided, *pooled, nn.Flatten(), nn.Linear(3, 2))
+    return images("small", network, (2, 8, 8), tasks=2, shots=2, queries=3, steps=1, ways=2, lr=0.1)
+
+
 SMALL = {
     "sinusoid": lambda: sinusoid(2, tasks=2, points=3),
     "omniglot-mlp": lambda: omniglot_mlp(tasks=2, queries=2),
+    "images": small_images,
 }
 
 

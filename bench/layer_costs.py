@@ -1,0 +1,109 @@
+"""Operations and bytes of one pass of the C++ core over one of its layers, from the layer's shape.
+
+Operations are products that meet a pixel of the image, as in bench.operations. Bytes are the least that a pass moves:
+each map of activations as often as it is read or written from one end to the other, channels padded as they lie in
+memory, and the weights once a call. What stays in a cache costs less: a pass may come out above the memory's rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bench.operations import taps_inside
+
+PAD = 16  # float32 numbers in 64 bytes
+NUMBER = 4  # bytes
+
+Counts = Mapping[str, tuple[int, int]]
+
+_PRODUCTS: Counts = {
+    "forward": (1, 1),
+    "gradient": (1, 1),
+    "backward": (1, 1),
+    "tangent forward": (2, 1),
+    "tangent gradient": (2, 2),
+    "tangent backward": (1, 2),
+}
+_NORM: Counts = {
+    "forward": (2, 1),  # statistics; then z again, and y
+    "sums": (0, 2),
+    "backward": (2, 1),
+    "tangent forward": (3, 3),  # statistics of z and of its tangent; then the tangent again, z, y and its tangent
+    "tangent sums": (0, 4),
+    "tangent backward": (4, 2),
+}
+_POOLED_NORM: Counts = {
+    **_NORM,
+    "forward": (2, 3),  # which input was chosen, and its value
+    "backward": (2, 2),
+    "tangent forward": (3, 5),
+    "tangent backward": (4, 3),
+}
+_POINTWISE: Counts = {
+    "forward": (1, 1),
+    "backward": (1, 1),
+    "tangent forward": (1, 2),
+    "tangent backward": (1, 2),
+}
+_POOL: Counts = {"forward": (1, 2), "backward": (2, 2), "tangent forward": (1, 3), "tangent backward": (2, 2)}
+_MAPS: Mapping[str, Counts] = {"conv": _PRODUCTS, "linear": _PRODUCTS, "batch_norm": _NORM, "max_pool": _POOL}
+"""By kind and pass: how many maps of the input's size and of the output's size are read or written."""
+
+_PAIRS = ("tangent forward", "tangent gradient", "tangent backward")
+"""Passes of two products, of which the first layer, whose input has no tangent, takes one."""
+
+
+def name_of(layer: Mapping[str, Any]) -> str:
+    """What it is, other layers fused into it included: "conv 32→32 42×42"."""
+    fused = [name for name in ("relu", "pool") if layer[name]]
+    shape = f"{layer['inputs']}→{layer['outputs']}"
+    size = "×".join(map(str, layer["in_size"])) if layer["image"] else ""
+    return " ".join([" + ".join([layer["kind"], *fused]).replace("_", " "), shape, size]).strip()
+
+
+def operations(pass_name: str, layer: Mapping[str, Any], first: bool, samples: int) -> int:
+    """Floating-point operations of products: two for each weight that meets an input."""
+    if layer["kind"] not in ("conv", "linear") or pass_name not in _PRODUCTS:
+        return 0
+    products = 2 if pass_name in _PAIRS and not first else 1
+    return 2 * products * _multiply_adds(layer) * samples
+
+
+def bytes_moved(pass_name: str, layer: Mapping[str, Any], first: bool, calls: int, samples: int) -> int:
+    """The least that is read and written, weights in each call and maps of each sample."""
+    counts = _POOLED_NORM if layer["pool"] else _MAPS.get(layer["kind"], _POINTWISE)
+    inputs, outputs = counts.get(pass_name, (0, 0))
+    if first and pass_name in _PAIRS:  # one product: its input, and the tangent or adjoint of its output
+        inputs, outputs = 1, 1
+    maps = inputs * _map(layer, layer["inputs"], layer["in_size"], dense=first) + outputs * _map(
+        layer, layer["outputs"], layer["out_size"]
+    )
+    weights = _weights(layer) * (2 if pass_name in _PAIRS and not first else 1)
+    return NUMBER * (maps * samples + weights * calls)
+
+
+def _multiply_adds(layer: Mapping[str, Any]) -> int:
+    """Of one product with the weights, for one sample."""
+    met = 1
+    if layer["kind"] == "conv":
+        window = zip(layer["kernel"], layer["stride"], layer["padding"], strict=True)
+        sizes = zip(layer["in_size"], layer["out_size"], strict=True)
+        met = math.prod(taps_inside(*w, *s) for w, s in zip(window, sizes, strict=True))
+    return int(met * layer["inputs"] * layer["outputs"])
+
+
+def _map(layer: Mapping[str, Any], channels: int, size: tuple[int, int], dense: bool = False) -> int:
+    pixels = math.prod(size) if layer["image"] else 1
+    return pixels * (channels if dense else _padded(channels))
+
+
+def _weights(layer: Mapping[str, Any]) -> int:
+    if layer["kind"] not in ("conv", "linear"):
+        return 0
+    return int(layer["inputs"] * math.prod(layer["kernel"]) * _padded(layer["outputs"]))
+
+
+def _padded(channels: int) -> int:
+    return -(-channels // PAD) * PAD
