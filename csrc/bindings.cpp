@@ -28,7 +28,7 @@ template <class T>
 fastmaml::Samples<T> samples(const SamplesTuple& from, fastmaml::Loss loss) {
   fastmaml::Samples<T> to;
   to.x = at<const T>(std::get<0>(from));
-  if (loss == fastmaml::Loss::mse) to.values = at<const T>(std::get<1>(from));
+  if (loss != fastmaml::Loss::cross_entropy) to.values = at<const T>(std::get<1>(from));
   else to.labels = at<const std::int64_t>(std::get<1>(from));
   to.weights = at<const T>(std::get<2>(from));
   to.n = std::get<3>(from);
@@ -71,6 +71,7 @@ fastmaml::Layer make_layer(const std::string& kind, Index in, Index out, Index w
   else if (kind == "batch_norm") layer.kind = fastmaml::Kind::batch_norm;
   else if (kind == "tanh") layer.kind = fastmaml::Kind::tanh;
   else if (kind == "relu") layer.kind = fastmaml::Kind::relu;
+  else if (kind == "append") layer.kind = fastmaml::Kind::append;
   else throw std::invalid_argument("unknown layer kind '" + kind + "'");
   require(in >= 1 && out >= 1, "layer widths must be at least 1");
   layer.in = in;
@@ -81,14 +82,21 @@ fastmaml::Layer make_layer(const std::string& kind, Index in, Index out, Index w
   return layer;
 }
 
+fastmaml::Loss loss_named(const std::string& name) {
+  if (name == "mse") return fastmaml::Loss::mse;
+  if (name == "cross_entropy") return fastmaml::Loss::cross_entropy;
+  if (name == "gaussian") return fastmaml::Loss::gaussian;
+  require(name == "categorical", "loss must be 'mse', 'cross_entropy', 'gaussian' or 'categorical'");
+  return fastmaml::Loss::categorical;
+}
+
 using LayerTuple = std::tuple<std::string, Index, Index, Index, Index, double>;
 
 // A ReLU is fused into the layer before it; it stands alone only in front.
 fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::string& loss, Index num_parameters) {
   fastmaml::Model model;
-  require(loss == "mse" || loss == "cross_entropy", "loss must be 'mse' or 'cross_entropy'");
   require(!tuples.empty(), "a network needs at least one layer");
-  model.loss = loss == "mse" ? fastmaml::Loss::mse : fastmaml::Loss::cross_entropy;
+  model.loss = loss_named(loss);
   model.num_parameters = num_parameters;
   for (const LayerTuple& tuple : tuples) {
     fastmaml::Layer layer = std::apply(make_layer, tuple);
@@ -100,11 +108,15 @@ fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::str
     layer.relu = layer.kind == fastmaml::Kind::relu;
     layer.input_relu = !model.layers.empty() && model.layers.back().relu;
     const Index end = std::max(layer.weight + (layer.kind == fastmaml::Kind::linear ? layer.in * layer.out : layer.out),
-                               layer.bias + layer.out);
+                               layer.bias + layer.out - (layer.kind == fastmaml::Kind::append ? layer.in : 0));
     require((layer.weight < 0 && layer.bias < 0) || end <= num_parameters, "a parameter lies beyond the vector");
     require(layer.kind != fastmaml::Kind::linear || layer.weight >= 0, "a linear layer needs a weight");
+    require(layer.kind != fastmaml::Kind::append || (layer.bias >= 0 && layer.out > layer.in),
+            "an appending layer needs parameters");
     model.layers.push_back(layer);
   }
+  require(model.loss != fastmaml::Loss::gaussian || model.layers.back().out % 2 == 0,
+          "loss 'gaussian' needs an even number of outputs");
   return model;
 }
 

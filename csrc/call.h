@@ -9,7 +9,7 @@ namespace fastmaml {
 template <class T>
 struct Samples {
   const T* x = nullptr;
-  const T* values = nullptr;             // [T, n, outputs], for mse
+  const T* values = nullptr;             // [T, n, target_width], for all losses but cross-entropy
   const std::int64_t* labels = nullptr;  // [T, n], for cross-entropy
   const T* weights = nullptr;
   Index n = 0;

@@ -62,7 +62,7 @@ Workspace<T> make_workspace(const Model& model, const Network& network, const Re
   for (int set = 0; set < 2; ++set) {
     space.data[set] = places.take(shape.gram ? 0 : rows[set] * width);
     space.weights[set] = places.take(rows[set]);
-    space.values[set] = places.take(model.loss == Loss::mse ? rows[set] * network.outputs : 0);
+    space.values[set] = places.take(rows[set] * target_width(model.loss, network.outputs));
     space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
   }
   if (shape.gram) {

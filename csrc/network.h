@@ -25,8 +25,14 @@ static constexpr Index aligned(Index count) {
   return (count + unit - 1) / unit * unit;
 }
 
-enum class Kind : int { linear = 0, batch_norm = 1, tanh = 2, relu = 3 };
-enum class Loss : int { mse = 0, cross_entropy = 1 };
+enum class Kind : int { linear = 0, batch_norm = 1, tanh = 2, relu = 3, append = 4 };
+enum class Loss : int { mse = 0, cross_entropy = 1, gaussian = 2, categorical = 3 };
+
+// Numbers that a sample's target has; cross-entropy has a label instead.
+static constexpr Index target_width(Loss loss, Index outputs) {
+  if (loss == Loss::cross_entropy) return 0;
+  return loss == Loss::gaussian ? outputs + 1 : outputs;
+}
 
 // How the weights of a linear layer are laid out in a packed parameter vector.
 //   outputs_in_lanes: [in (+1), padded(out)], the bias as one more row, which a column of ones multiplies

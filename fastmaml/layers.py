@@ -48,4 +48,14 @@ class FlattenLayer:
     name: str
 
 
-Layer = LinearLayer | BatchNormLayer | ReLULayer | TanhLayer | FlattenLayer
+@dataclass(frozen=True)
+class AppendLayer:
+    """y = [x, p]: the parameter of slot `value` [count] beside every sample's `features`."""
+
+    name: str
+    features: int
+    count: int
+    value: int
+
+
+Layer = LinearLayer | BatchNormLayer | ReLULayer | TanhLayer | FlattenLayer | AppendLayer

@@ -102,6 +102,23 @@ class OmniglotMLP(nn.Module):
         return self.layers(self.flatten(x))
 
 
+class Append(nn.Module):
+    """[..., features] -> [..., features + count]: a parameter beside the outputs, the same for every sample.
+
+    A Gaussian policy's state-independent log standard deviation is one, beside the mean.
+
+    Args:
+        value: [count], where the parameter starts.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.value.expand(*x.shape[:-1], -1)], -1)
+
+
 def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator | None) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias, device="meta").to_empty(device="cpu")  # draws no numbers yet
     nn.init.trunc_normal_(layer.weight, std=WEIGHT_STD, a=-2 * WEIGHT_STD, b=2 * WEIGHT_STD, generator=generator)

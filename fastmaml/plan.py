@@ -14,9 +14,10 @@ from torch._utils import _flatten_dense_tensors  # torch.cat of reshape(-1) in o
 from torch.nn.parameter import UninitializedParameter
 
 from fastmaml import losses
-from fastmaml.layers import BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
+from fastmaml.layers import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
 
 __all__ = [
+    "AppendLayer",
     "BatchNormLayer",
     "FlattenLayer",
     "InnerLr",
@@ -63,7 +64,7 @@ class Plan:
     Args:
         module: the network, which only the reference and functional engines call.
         slots: one of each parameter, in the order of module.named_parameters().
-        loss_name: "mse" or "cross_entropy"; None for any other callable.
+        loss_name: a name in `fastmaml.losses.NAMED`; None for any other callable.
         loss_fn: loss(outputs [N, ...], targets [N, ...], weights [N] | None) -> scalar.
         layers: the straight line of layers that the module is in its present mode, or None.
         obstacle: why there are no layers, naming the layer; None where there are.
@@ -120,6 +121,8 @@ class Plan:
     def num_outputs(self) -> int | None:
         """Outputs of one sample; None without layers."""
         for layer in reversed(self.layers or ()):
+            if isinstance(layer, AppendLayer):
+                return layer.features + layer.count
             if isinstance(layer, (LinearLayer, BatchNormLayer)):
                 return layer.out_features if isinstance(layer, LinearLayer) else layer.features
         return None

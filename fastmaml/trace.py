@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from fastmaml.layers import BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
+from fastmaml.layers import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
+from fastmaml.models import Append
 
-ACCEPTED = "a straight line of Linear, BatchNorm1d, ReLU, Tanh and Flatten"
+ACCEPTED = "a straight line of Linear, BatchNorm1d, ReLU, Tanh, Flatten and fastmaml.models.Append"
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_LEAVES = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, *_DROPOUTS)
+_LEAVES = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, Append, *_DROPOUTS)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _TANH = (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
@@ -70,9 +71,14 @@ def _check_hooks(module: nn.Module) -> None:
             raise Obstacle(f"layer '{name}' ({type(child).__name__}) has hooks, which only Python can run; remove them")
 
 
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Append) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _walk(module: nn.Module, line: _Line) -> None:
     try:
-        graph = fx.Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         reason = str(error).split("\n", 1)[0]
         raise Obstacle(f"torch.fx cannot trace {type(module).__name__} ({reason}); accepted is {ACCEPTED}") from error
@@ -120,9 +126,8 @@ class _Line:
             raise Obstacle(f"'{name}' regroups {self.features} features into rows of {features}")
 
     def finish(self, module: nn.Module) -> tuple[Layer, ...]:
-        used = {
-            slot for layer in self.layers for slot in (getattr(layer, "weight", None), getattr(layer, "bias", None))
-        }
+        places = ("weight", "bias", "value")
+        used = {getattr(layer, place, None) for layer in self.layers for place in places}
         for name, parameter in module.named_parameters():
             if self.slots[id(parameter)] not in used:
                 raise Obstacle(f"parameter '{name}' has no part in the forward pass; remove it")
@@ -180,6 +185,16 @@ def _identity(line: _Line, module: Any, name: str) -> None:
     return
 
 
+def _append(line: _Line, module: Append, name: str) -> None:
+    if line.features is None:
+        raise Obstacle(f"layer '{name}' (Append) stands first; a Linear must come before it")
+    line.parametric(module, name, line.features)
+    slot = line.slot(module.value, name)
+    assert slot is not None
+    line.layers.append(AppendLayer(name, line.features, module.value.numel(), slot))
+    line.features += module.value.numel()
+
+
 _HANDLERS: dict[type, Callable[[_Line, Any, str], None]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
@@ -187,6 +202,7 @@ _HANDLERS: dict[type, Callable[[_Line, Any, str], None]] = {
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
     nn.Identity: _identity,
+    Append: _append,
     **dict.fromkeys(_DROPOUTS, _dropout),
 }
 

@@ -12,7 +12,7 @@ from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.base import Engine, MetaGradient
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
-from fastmaml.plan import BatchNormLayer, FlattenLayer, InnerLr, LinearLayer, Plan, TanhLayer
+from fastmaml.plan import AppendLayer, BatchNormLayer, FlattenLayer, InnerLr, LinearLayer, Plan, TanhLayer
 
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64"}
 _models: WeakKeyDictionary[Plan, _core.Model] = WeakKeyDictionary()
@@ -44,7 +44,7 @@ class CpuEngine(Engine):
         if plan.layers is None:
             return plan.obstacle
         if plan.loss_name is None:
-            return "it knows the losses 'mse' and 'cross_entropy', not callables"
+            return "it knows the losses 'mse', 'cross_entropy', 'gaussian' and 'categorical', not callables"
         if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
             return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
         if plan.num_inputs is None:
@@ -120,7 +120,7 @@ class _Samples:
 
     def __init__(self, plan: Plan, samples: Samples, dtype: torch.dtype) -> None:
         x, weights = _plain(samples.x, dtype), samples.weights
-        y = _plain(samples.y, dtype if plan.loss_name == "mse" else torch.int64)
+        y = _plain(samples.y, torch.int64 if plan.loss_name == "cross_entropy" else dtype)
         weights = None if weights is None else _plain(weights, dtype)
         self.tensors = (x, y, weights)
         self.addresses = (x.data_ptr(), y.data_ptr(), 0 if weights is None else weights.data_ptr(), x.shape[1])
@@ -154,6 +154,9 @@ def _model(plan: Plan) -> _core.Model:
         elif isinstance(layer, BatchNormLayer):
             places = offsets[layer.weight], offsets[layer.bias]
             layers.append(("batch_norm", width, width, *places, layer.eps))
+        elif isinstance(layer, AppendLayer):
+            layers.append(("append", width, width + layer.count, -1, offsets[layer.value], 0.0))
+            width += layer.count
         else:
             layers.append(("tanh" if isinstance(layer, TanhLayer) else "relu", width, width, -1, -1, 0.0))
     return _core.Model(layers, plan.loss_name, plan.num_parameters)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import GradientRule, SecondOrder
+from fastmaml.models import Append
 from fastmaml.plan import InnerLr, Plan
 
 
@@ -57,7 +58,10 @@ def problem(
 ) -> Problem:
     """A float64 problem, the same for the same arguments."""
     torch.manual_seed(seed)
-    module = network(widths, activation, norm, bias).double()
+    module = network(widths, activation, norm, bias)
+    if loss == "gaussian":
+        module.append(Append(0.3 * torch.randn(widths[-1])))
+    module = module.double()
     plan = Plan.of(module, loss)
     parameters = plan.flatten(list(module.parameters())).detach()
     parameters = parameters + 0.1 * torch.randn_like(parameters)
@@ -69,6 +73,11 @@ def problem(
 def samples(tasks: int, n: int, widths: list[int], loss: str, ragged: bool) -> Samples:
     x = torch.randn(tasks, n, widths[0], dtype=torch.float64)
     if loss == "mse":
+        y = torch.randn(tasks, n, widths[-1], dtype=torch.float64)
+    elif loss == "gaussian":  # centre, spread, scale of either sign
+        spread = torch.rand(tasks, n, widths[-1], dtype=torch.float64)
+        y = torch.cat([torch.randn_like(spread), spread, torch.randn(tasks, n, 1, dtype=torch.float64)], -1)
+    elif loss == "categorical":
         y = torch.randn(tasks, n, widths[-1], dtype=torch.float64)
     else:
         y = torch.randint(0, widths[-1], (tasks, n))
