@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bench import environment, rivals
-from bench.contest import OURS, enter, sgemm, take_turns
+from bench.contest import OURS, allowed, enter, sgemm, take_turns, truth
 from bench.operations import necessary
 from bench.problem import CASES, Problem
 from bench.report import CaseReport
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) -> CaseReport:
     """Ours and the rivals of these names on the case of that name."""
     problem = CASES[name]()
-    plan, reference = problem.plan, problem.reference()
-    entries = [enter(contestant, problem, reference) for contestant in (OURS, *names)]
+    plan, (reference, eager_error) = problem.plan, truth(problem)
+    entries = [enter(contestant, problem, reference, allowed(eager_error)) for contestant in (OURS, *names)]
     product = sgemm(SGEMM_SIZE)
     take_turns([product, *entries], turns, turn_seconds)
     assert product.seconds is not None
@@ -45,7 +45,7 @@ def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) ->
     return CaseReport(
         name,
         entries,
-        operations=necessary(plan, *sizes, problem.steps),
+        operations=necessary(plan, *sizes, problem.steps, tuple(problem.batch.support.x.shape[2:])),
         sgemm_rate=2 * SGEMM_SIZE**3 / product.seconds,
         overhead=_overhead(problem),
     )

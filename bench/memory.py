@@ -10,10 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from bench import rivals
 from bench.contest import ours
-from bench.problem import Problem, omniglot_mlp, sinusoid
+from bench.problem import Problem, mini_imagenet, omniglot_mlp, sinusoid
+from bench.rivals import Step
 
-NETWORKS: Mapping[str, Callable[..., Problem]] = {"sinusoid": sinusoid, "omniglot-mlp": omniglot_mlp}
+NETWORKS: Mapping[str, Callable[..., Problem]] = {
+    "sinusoid": sinusoid,
+    "omniglot-mlp": omniglot_mlp,
+    "mini-imagenet": mini_imagenet,
+}
 
 
 def peak(network: str, engine: str, tasks: int, steps: int, threads: int) -> int:
@@ -42,10 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _child(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
-    step = ours(NETWORKS[options.network](steps=options.steps, tasks=options.tasks), options.engine)
+    step = _step(options.engine, NETWORKS[options.network](steps=options.steps, tasks=options.tasks))
     step()
     step()
     return _high_water_mark()
+
+
+def _step(engine: str, problem: Problem) -> Step:
+    return rivals.prepare(engine, problem) if engine in rivals.NAMES else ours(problem, engine)
 
 
 def _high_water_mark() -> int:
@@ -57,7 +67,7 @@ def _high_water_mark() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--network", choices=tuple(NETWORKS), default="omniglot-mlp", help="see bench/problem.py")
-    parser.add_argument("--engine", default="cpu", help="engine of fastmaml")
+    parser.add_argument("--engine", default="cpu", help="engine of fastmaml, or a rival")
     parser.add_argument("--tasks", type=int, default=8, help="tasks of the meta-batch")
     parser.add_argument("--steps", type=int, default=50, help="inner steps, compared with 1")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")

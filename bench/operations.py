@@ -23,45 +23,79 @@ the weights themselves are met four times: forward on N and on M samples, and on
 
     first layer by Gram:   4w (N + M) + in (N (N + 1) + 2 N M) + 4 out (N² (K − 1) + N M)
 
-The smaller of the two counts. What is linear in the number of units (activations, batch norm, losses, biases) or in
+The smaller of the two counts.
+
+A convolution is a linear layer met once for every output pixel: its w is the sum over output pixels of the taps that
+lie within the image (products with the zeros of the padding are not necessary), times channels in and out.
+
+ What is linear in the number of units (activations, batch norm, losses, biases) or in
 the number of parameters (the steps) is not counted at all, so a share of peak stated in these operations is a lower
 bound.
 """
 
 from __future__ import annotations
 
-from fastmaml.plan import LinearLayer, Plan
+from fastmaml.plan import Conv2dLayer, LinearLayer, Plan
+from fastmaml.shapes import sample_shapes
 
 
-def necessary(plan: Plan, tasks: int, support: int, query: int, steps: int) -> int:
+def necessary(
+    plan: Plan, tasks: int, support: int, query: int, steps: int, sample: tuple[int, ...] | None = None
+) -> int:
     """Floating-point operations of one exact second-order meta-gradient over all tasks.
 
     Args:
         plan: with layers.
         tasks, support, query: T, N, M.
         steps: K ≥ 1.
+        sample: shape of one sample, which plans of images need.
     Raises:
-        ValueError: if the plan has no layers.
+        ValueError: if the plan has no layers, or takes images and `sample` is not given.
     """
     if plan.layers is None:
         raise ValueError(f"plan: operations are counted from its layers, and it has none: {plan.obstacle}")
-    linear = [layer for layer in plan.layers if isinstance(layer, LinearLayer)]
-    if not linear:
+    if plan.takes_images and sample is None:
+        raise ValueError("sample: not given; the operations of a plan that takes images depend on their size")
+    weights = _weights(plan, sample or (plan.num_inputs or 0,))
+    if not weights:
         return 0
     # A batch norm in front has parameters, so that the input of the first linear layer has a tangent after all.
-    leads = isinstance(next(layer for layer in plan.layers if hasattr(layer, "weight")), LinearLayer)
-    total = sum(_hidden(layer, support, query, steps) for layer in linear[leads:])
+    first = next(layer for layer in plan.layers if hasattr(layer, "weight"))
+    leads = isinstance(first, (LinearLayer, Conv2dLayer))
+    total = sum(_hidden(w, support, query, steps) for w in weights[leads:])
     if leads:
-        total += min(_first(linear[0], support, query, steps), _first_by_gram(linear[0], support, query, steps))
+        least = _first(weights[0], support, query, steps)
+        if isinstance(first, LinearLayer):
+            least = min(least, _first_by_gram(first, support, query, steps))
+        total += least
     return tasks * total
 
 
-def _first(layer: LinearLayer, n: int, m: int, k: int) -> int:
-    return 2 * layer.in_features * layer.out_features * (4 * k * n + 2 * m)
+def _weights(plan: Plan, sample: tuple[int, ...]) -> list[int]:
+    """Multiply-adds a sample of each linear layer and convolution."""
+    shapes = sample_shapes(plan.layers or (), sample)
+    weights = []
+    for layer, before, after in zip(plan.layers or (), shapes, shapes[1:], strict=False):
+        if isinstance(layer, LinearLayer):
+            weights.append(layer.in_features * layer.out_features)
+        elif isinstance(layer, Conv2dLayer):
+            down, across = (_taps_inside(layer, axis, before[1 + axis], after[1 + axis]) for axis in (0, 1))
+            weights.append(down * across * layer.in_channels * layer.out_channels)
+    return weights
 
 
-def _hidden(layer: LinearLayer, n: int, m: int, k: int) -> int:
-    return 2 * layer.in_features * layer.out_features * (9 * k * n + 3 * m)
+def _taps_inside(layer: Conv2dLayer, axis: int, size: int, outputs: int) -> int:
+    """Along one axis, over all output pixels: the taps that meet a pixel of the image and not its padding."""
+    starts = [at * layer.stride[axis] - layer.padding[axis] for at in range(outputs)]
+    return sum(min(start + layer.kernel[axis], size) - max(start, 0) for start in starts)
+
+
+def _first(weights: int, n: int, m: int, k: int) -> int:
+    return 2 * weights * (4 * k * n + 2 * m)
+
+
+def _hidden(weights: int, n: int, m: int, k: int) -> int:
+    return 2 * weights * (9 * k * n + 3 * m)
 
 
 def _first_by_gram(layer: LinearLayer, n: int, m: int, k: int) -> int:

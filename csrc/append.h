@@ -53,8 +53,7 @@ void append_gradient(const Sweep<T>& s, const Sweep<T>& of, Index l, const Desti
   for (Index c = 0; c < padded<T>(count); ++c) {
     T sum = 0;
     for (Index r = 0; c < count && r < s.n; ++r) sum += of.output_delta(l)[r * p.output_width + layer.in + c];
-    if (to.by) sum *= c < count ? to.by[p.shift + c] : T(0);
-    to.out[p.shift + c] = to.base && c < count ? to.base[p.shift + c] - sum : sum;
+    put(to, p.shift + c, sum);
   }
 }
 

@@ -40,11 +40,11 @@ T square_root(T value) {
 
 template <class T>
 void batch_norm_forward(const Sweep<T>& s, Index l) {
-  using V = Half<T>;
+  using V = Wide<T>;
   const BatchNormRows<T> b = batch_norm_rows(s, l);
   const Layer& layer = s.layer(l);
   const T inverse = T(1) / static_cast<T>(s.n);
-  for (Index c = 0; c < b.width; c += kHalfLanes<T>) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
     V mean{}, variance{};
     for (Index r = 0; r < s.n; ++r) mean += load<V>(b.x + r * b.x_row + c);
     mean *= inverse;
@@ -53,8 +53,7 @@ void batch_norm_forward(const Sweep<T>& s, Index l) {
       variance += centred * centred;
     }
     V rstd;
-    for (int i = 0; i < kHalfLanes<T>; ++i)
-      rstd[i] = T(1) / square_root(variance[i] * inverse + static_cast<T>(layer.eps));
+    for (int i = 0; i < kLanes<T>; ++i) rstd[i] = T(1) / square_root(variance[i] * inverse + static_cast<T>(layer.eps));
     store(b.statistics + kRstd * b.width + c, rstd);
     const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
     const V shift = b.shift ? load<V>(b.shift + c) : V{};
@@ -70,11 +69,11 @@ void batch_norm_forward(const Sweep<T>& s, Index l) {
 // x_delta = rstd (g - mean(g) - x-hat mean(g x-hat)), g = y_delta scale
 template <class T>
 void batch_norm_backward(const Sweep<T>& s, Index l) {
-  using V = Half<T>;
+  using V = Wide<T>;
   const BatchNormRows<T> b = batch_norm_rows(s, l);
   const bool input_relu = s.layer(l).input_relu;
   const T inverse = T(1) / static_cast<T>(s.n);
-  for (Index c = 0; c < b.width; c += kHalfLanes<T>) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
     const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
     V mean_g{}, mean_gx{};
     for (Index r = 0; r < s.n; ++r) {
@@ -96,18 +95,12 @@ void batch_norm_backward(const Sweep<T>& s, Index l) {
   }
 }
 
-template <class V, class T>
-inline void put(const Destination<T>& to, Index at, V gradient) {
-  if (to.by) gradient *= load<V>(to.by + at);
-  store(to.out + at, to.base ? load<V>(to.base + at) - gradient : gradient);
-}
-
 template <class T>
 void batch_norm_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
-  using V = Half<T>;
+  using V = Wide<T>;
   const BatchNormRows<T> b = batch_norm_rows(s, l);
   const LayerPlace<T>& p = s.place(l);
-  for (Index c = 0; c < b.width; c += kHalfLanes<T>) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
     V scale{}, shift{};
     for (Index r = 0; r < s.n; ++r) {
       const V dy = load<V>(b.y_delta + r * b.y_row + c);
@@ -121,11 +114,11 @@ void batch_norm_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
 
 template <class T>
 void batch_norm_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
-  using V = Half<T>;
+  using V = Wide<T>;
   const BatchNormRows<T> b = batch_norm_rows(s, l), t = batch_norm_rows(d, l);
   const Layer& layer = s.layer(l);
   const T inverse = T(1) / static_cast<T>(s.n);
-  for (Index c = 0; c < b.width; c += kHalfLanes<T>) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
     V mean{}, mean_x{};
     for (Index r = 0; r < s.n; ++r) {
       const V dx = l == 0 ? V{} : load<V>(t.x + r * t.x_row + c);
@@ -152,11 +145,11 @@ void batch_norm_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
 
 template <class T>
 void batch_norm_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
-  using V = Half<T>;
+  using V = Wide<T>;
   const BatchNormRows<T> b = batch_norm_rows(s, l), t = batch_norm_rows(d, l);
   const bool input_relu = s.layer(l).input_relu;
   const T inverse = T(1) / static_cast<T>(s.n);
-  for (Index c = 0; c < b.width; c += kHalfLanes<T>) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
     const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
     const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
     V mean_g{}, mean_gx{};  // tangents of mean(g) and mean(g x-hat)
@@ -185,10 +178,10 @@ void batch_norm_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) 
 
 template <class T>
 void batch_norm_tangent_gradient(const Sweep<T>& s, const Sweep<T>& d, Index l, const Destination<T>& to) {
-  using V = Half<T>;
+  using V = Wide<T>;
   const BatchNormRows<T> b = batch_norm_rows(s, l), t = batch_norm_rows(d, l);
   const LayerPlace<T>& p = s.place(l);
-  for (Index c = 0; c < b.width; c += kHalfLanes<T>) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
     V scale{}, shift{};
     for (Index r = 0; r < s.n; ++r) {
       const V dy = load<V>(b.y_delta + r * b.y_row + c), dy_dot = load<V>(t.y_delta + r * t.y_row + c);

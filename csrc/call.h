@@ -50,15 +50,16 @@ struct Call {
   const T* vectors = nullptr;     // [tasks, P]
 
   T *theta = nullptr, *theta_transposed = nullptr;  // packed, where shared
-  T* inner_lr = nullptr;                            // packed
-  T* gram_weights = nullptr;                        // [out, padded(in + 1)], bias as a column
-  T gram_lr[2] = {0, 0};                            // of the weight and of the bias
-  T* gram_data = nullptr;                           // [tasks, support + query, padded(in + 1)]
-  T* gram_adjoints = nullptr;                       // [tasks, support + query, padded(out)]
-  T* adjoints = nullptr;                            // lambda [tasks, packed]
-  T* inner_lr_adjoints = nullptr;                   // [tasks, packed], or null
-  T *total = nullptr, *inner_lr_total = nullptr;    // sums over tasks [packed]
-  T* gram_total = nullptr;                          // [out, padded(in + 1)]
+  T* inner_lr = nullptr;                            // packed; null where all elements have one_inner_lr
+  T one_inner_lr = T(0);
+  T* gram_weights = nullptr;                      // [out, padded(in + 1)], bias as a column
+  T gram_lr[2] = {0, 0};                          // of the weight and of the bias
+  T* gram_data = nullptr;                         // [tasks, support + query, padded(in + 1)]
+  T* gram_adjoints = nullptr;                     // [tasks, support + query, padded(out)]
+  T* adjoints = nullptr;                          // lambda [tasks, packed]
+  T* inner_lr_adjoints = nullptr;                 // [tasks, packed], or null
+  T *total = nullptr, *inner_lr_total = nullptr;  // sums over tasks [packed]
+  T* gram_total = nullptr;                        // [out, padded(in + 1)]
 
   T* fast = nullptr;            // [tasks, P]
   T* support_losses = nullptr;  // [tasks, K]

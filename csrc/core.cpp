@@ -50,7 +50,7 @@ Workspace<T> make_workspace(const Model& model, const Network& network, const Re
   Places<T> places;
   const bool meta = verb == Verb::meta_gradient;
   const bool tangents = verb == Verb::hvp || (meta && request.second_order);
-  const Index rows[2] = {shape.support, shape.query}, width = shape.places[0].input_width;
+  const Index rows[2] = {shape.support, shape.query};
   space.thetas = places.take(shape.steps * shape.packed);
   space.transposed = places.take(shape.transposed);
   space.slots = state_slots(request, shape, verb);
@@ -60,7 +60,7 @@ Workspace<T> make_workspace(const Model& model, const Network& network, const Re
   space.direction = tangents ? places.take(shape.packed) : -1;
   space.direction_transposed = tangents ? places.take(shape.transposed) : -1;
   for (int set = 0; set < 2; ++set) {
-    space.data[set] = places.take(shape.gram ? 0 : rows[set] * width);
+    space.data[set] = places.take(shape.gram ? 0 : rows[set] * shape.data);
     space.weights[set] = places.take(rows[set]);
     space.values[set] = places.take(rows[set] * target_width(model.loss, network.outputs));
     space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
@@ -87,7 +87,7 @@ class Job {
     network.depth = static_cast<Index>(layers_.size());
     network.loss = model.loss;
     network.num_parameters = model.num_parameters;
-    network.inputs = layers_.front().in;
+    network.inputs = layers_.front().in * layers_.front().in_size[0] * layers_.front().in_size[1];
     network.outputs = layers_.back().out;
     const bool meta = verb == Verb::meta_gradient;
     const bool gram = meta && request.uniform_inner_lr && !inner_lr_gradient;
@@ -186,8 +186,19 @@ class Job {
       pack(call_.network, call_.shape, request_.parameters, call_.theta);
       kernels<T>().transpose(call_);
     }
-    if (request_.inner_lr) pack(call_.network, call_.shape, request_.inner_lr, call_.inner_lr);
+    fill_inner_lr();
     if (call_.shape.gram) fill_gram();
+  }
+
+  void fill_inner_lr() {
+    const T* lr = request_.inner_lr;
+    const Index count = lr ? call_.network.num_parameters : 0;
+    if (count > 0 && std::all_of(lr, lr + count, [=](T value) { return value == *lr; })) {
+      call_.one_inner_lr = *lr;
+      call_.inner_lr = nullptr;
+    } else if (lr) {
+      pack(call_.network, call_.shape, lr, call_.inner_lr);
+    }
   }
 
   void fill_gram() {

@@ -34,7 +34,7 @@ struct Task {
   const T* transposed(Index k) const {
     if (k == 0) return theta_0_transposed;
     T* to = space + call.space.transposed;
-    transpose_weights(call.network, call.shape, theta(k), to);
+    transpose_parameters(call.network, call.shape, theta(k), to);
     return to;
   }
   Sweep<T> sweep(int set, Index k, T* state) const {
@@ -73,7 +73,7 @@ template <class T>
 bool gather(Task<T>& task, int set) {
   const Call<T>& call = task.call;
   const Samples<T>& samples = call.sets[set];
-  const Index inputs = call.network.inputs, width = call.shape.places[0].input_width;
+  const Index inputs = call.network.inputs, width = call.shape.data;
   const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
   T* weights = task.space + call.space.weights[set];
   T total = 0;
@@ -82,8 +82,13 @@ bool gather(Task<T>& task, int set) {
     const T weight = samples.weights ? samples.weights[task.index * samples.n + r] : T(1);
     if (weight == T(0)) continue;
     T* to = task.data(set) + row * width;
-    copy(samples.x + (task.index * samples.n + r) * inputs, inputs, to);
-    zero(to + inputs, width - inputs);
+    const T* from = samples.x + (task.index * samples.n + r) * inputs;
+    if (call.shape.images) {
+      copy_image(call.network.layers[0], call.shape.places[0].input_image, from, to);
+    } else {
+      copy(from, inputs, to);
+      zero(to + inputs, width - inputs);
+    }
     if (ones) to[inputs] = T(1);
     if (!copy_target(task, set, r, row)) return false;
     weights[row++] = weight;
@@ -112,7 +117,7 @@ void take_parameters(Task<T>& task) {
   pack(call.network, call.shape, call.parameters + task.index * call.network.num_parameters, packed);
   task.theta_0 = packed;
   T* transposed = call.theta_transposed + task.index * call.shape.transposed;
-  transpose_weights(call.network, call.shape, packed, transposed);
+  transpose_parameters(call.network, call.shape, packed, transposed);
   task.theta_0_transposed = transposed;
 }
 
@@ -125,7 +130,7 @@ void inner_steps(const Task<T>& task, T* losses) {
     forward(s);
     const T loss = loss_and_adjoint(s, task.targets(0));
     if (losses) losses[k] = loss;
-    const Destination<T> to{task.theta(k + 1), task.at_step(k), call.inner_lr};
+    const Destination<T> to{task.theta(k + 1), task.at_step(k), call.inner_lr, call.one_inner_lr};
     backward(s, &to);
   }
 }
@@ -175,7 +180,8 @@ void scale_direction(const Call<T>& call, const T* lambda, T* direction) {
   const Index first =
       call.shape.gram ? aligned<T>(call.shape.places[0].packed_rows * call.shape.places[0].packed_width) : 0;
   copy(lambda, first, direction);
-  for (Index i = first; i < call.shape.packed; ++i) direction[i] = call.inner_lr[i] * lambda[i];
+  for (Index i = first; i < call.shape.packed; ++i)
+    direction[i] = (call.inner_lr ? call.inner_lr[i] : call.one_inner_lr) * lambda[i];
 }
 
 // lambda_k = lambda_{k+1} - H_k (lr * lambda_{k+1}), for k = K-1 ... 0
@@ -197,7 +203,7 @@ void reverse_sweep(const Task<T>& task, T* lambda) {
     }
     if (!call.second_order) continue;  // H_k is taken as zero
     scale_direction(call, lambda, direction);
-    transpose_weights(call.network, call.shape, direction, direction_transposed);
+    transpose_parameters(call.network, call.shape, direction, direction_transposed);
     const Sweep<T> d = task.tangent(direction, direction_transposed);
     hessian_vector_product(s, d, task.targets(0), Destination<T>{lambda, lambda});
   }
@@ -258,7 +264,7 @@ Status hvp(const Call<T>& call, T* space, Index index) {
   T* direction = space + call.space.direction;
   T* transposed = space + call.space.direction_transposed;
   pack(call.network, call.shape, call.vectors + index * call.network.num_parameters, direction);
-  transpose_weights(call.network, call.shape, direction, transposed);
+  transpose_parameters(call.network, call.shape, direction, transposed);
   const Sweep<T> s = task.sweep(0, 0, task.slot(0));
   forward(s);
   loss_and_adjoint(s, task.targets(0));

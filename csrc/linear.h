@@ -42,7 +42,7 @@ void linear_forward(const Sweep<T>& s, Index l) {
     out.base = s.gram->initial;
     out.base_row = p.packed_width;
   }
-  matmul(s.n, padded<T>(layer.out), term, out);
+  matmul(s.n, whole_vectors<T>(layer.out), term, out);
 }
 
 // The adjoint of the input, gated by the ReLU that produced it.
@@ -80,9 +80,9 @@ void propagate(const Sweep<T>& s, Index l, const T* const* adjoints, const T* co
                 copied ? padded<T>(layer.in) : p.packed_width,
                 layer.out};
   }
-  matmul(s.n, padded<T>(layer.in), terms, pairs, out);
+  matmul(s.n, whole_vectors<T>(layer.in), terms, pairs, out);
   // W's bias column lands in the padding; it must stay zero.
-  if (!p.has_transposed && layer.in != padded<T>(layer.in))
+  if (!p.has_transposed && layer.in % kLanes<T>)
     for (Index r = 0; r < s.n; ++r) to[r * p.input_width + layer.in] = T(0);
 }
 
@@ -105,13 +105,16 @@ void weight_gradient(const Sweep<T>& s, Index l, const T* const* inputs, const T
                        : Term<T>{adjoints[i], 1, p.output_width, inputs[i], p.input_width, s.n};
   Output<T> out{to.out + p.weight, p.packed_width};
   if (to.base) {
-    out.finish = Finish::update;
+    out.finish = to.by ? Finish::weighted_update : to.scale == T(1) ? Finish::update : Finish::scaled_update;
+    out.scale = to.scale;
     out.base = to.base + p.weight;
     out.base_row = p.packed_width;
     out.by = to.by ? to.by + p.weight : nullptr;
     out.by_row = p.packed_width;
   }
-  matmul(p.packed_rows, p.packed_width, terms, pairs, out);
+  // A first write makes the padding zero, an update leaves it so.
+  const Index columns = to.base ? whole_vectors<T>(outputs ? layer.out : layer.in + 1) : p.packed_width;
+  matmul(p.packed_rows, columns, terms, pairs, out);
 }
 
 // Coefficients of a Gram layer are the adjoints themselves: out = base + adjoint (base = nullptr: adjoint).
@@ -163,7 +166,7 @@ void linear_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
     out.base = s.gram->tangent_base;
     out.base_row = p.packed_width;
   }
-  matmul(s.n, padded<T>(layer.out), terms, pairs, out);
+  matmul(s.n, whole_vectors<T>(layer.out), terms, pairs, out);
 }
 
 template <class T>

@@ -1,6 +1,9 @@
 // The one register-blocked inner kernel: C = finish(base + sum over terms of A B), and its dot-product twin.
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "network.h"
 #include "simd.h"
 
@@ -17,186 +20,191 @@ struct Term {
   Index depth;
 };
 
-enum class Finish { store, relu, gate, update };
+enum class Finish { store, relu, gate, update, scaled_update, weighted_update };
 
-// store: C = v       relu: C = max(v, 0)       gate: C = by > 0 ? v : 0       update: C = by_base - scale v
+// store:  C = base + v       relu: C = max(base + v, 0)       gate: C = by > 0 ? base + v : 0
+// update: C = base - v       scaled_update: C = base - scale v       weighted_update: C = base - by v
 template <class T>
 struct Output {
   T* c;
   Index c_row;
   Finish finish = Finish::store;
-  const T* base = nullptr;  // added (for update: subtracted from); row stride base_row, may be 0
+  const T* base = nullptr;  // may be null but for updates; row stride base_row, may be 0
   Index base_row = 0;
-  const T* by = nullptr;  // gate: the gating values; update: the scale, nullptr for 1
+  const T* by = nullptr;
   Index by_row = 0;
+  T scale = T(1);
 };
 
+// A block's accumulators fill the registers that a row of B's vectors and one scalar leave. kMostRows is by vectors.
 #if FASTMAML_VECTOR_BYTES == 64
-constexpr int kRows = 8, kColumns = 3;  // 24 of 32 registers accumulate
+constexpr int kMostVectors = 3;
+constexpr Index kMostRows[] = {0, 12, 12, 8};  // of 32 registers
 #elif FASTMAML_VECTOR_BYTES == 32
-constexpr int kRows = 4, kColumns = 3;  // 12 of 16
+constexpr int kMostVectors = 2;
+constexpr Index kMostRows[] = {0, 10, 6};  // of 16
 #else
-constexpr int kRows = 4, kColumns = 2;  // 8 of 16
+constexpr int kMostVectors = 2;
+constexpr Index kMostRows[] = {0, 8, 5};  // of 16, a product being one more
 #endif
 
-template <Finish F, class V, class T>
-inline void finish(const Output<T>& out, V value, Index row, Index column) {
-  T* c = out.c + row * out.c_row + column;
-  if constexpr (F == Finish::update) {
-    if (out.by) value *= load<V>(out.by + row * out.by_row + column);
-    store(c, load<V>(out.base + row * out.base_row + column) - value);
-  } else if constexpr (F == Finish::relu) {
-    store(c, relu(value));
-  } else if constexpr (F == Finish::gate) {
-    store(c, gate(value, load<V>(out.by + row * out.by_row + column)));
-  } else {
-    store(c, value);
+// One row of an output from some column on.
+template <class T>
+struct OutputRow {
+  T* c;
+  const T* base;
+  const T* by;
+
+  inline void advance(const Output<T>& out, Index rows) {
+    c += rows * out.c_row;
+    if (base) base += rows * out.base_row;
+    if (by) by += rows * out.by_row;
   }
+};
+
+template <Finish F, class V, class T>
+inline void finish(const OutputRow<T>& row, V value, V scale, int column) {
+  if constexpr (F == Finish::scaled_update) value = load<V>(row.base + column) - scale * value;
+  if constexpr (F == Finish::weighted_update) value = load<V>(row.base + column) - load<V>(row.by + column) * value;
+  if constexpr (F == Finish::relu) value = relu(value);
+  if constexpr (F == Finish::gate) value = gate(value, load<V>(row.by + column));
+  store(row.c + column, value);
 }
 
-// R rows, V whole vectors and (H = 1) one half vector of columns, all accumulated in registers.
-template <class T, int R, int V, int H>
+// R rows of V vectors, all accumulated in registers.
+template <class T, int R, int V, Finish F>
 struct Tile {
-  Wide<T> wide[R][V > 0 ? V : 1];
-  Half<T> half[R];
+  Wide<T> sums[R][V];
 
-  inline void start(const Output<T>& out, Index row, Index column) {
-    const bool from_base = out.base && out.finish != Finish::update;
-#pragma GCC unroll 8
+  inline void clear() {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const T* base = from_base ? out.base + (row + r) * out.base_row + column : nullptr;
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) wide[r][v] = base ? load<Wide<T>>(base + v * kLanes<T>) : Wide<T>{};
-      if constexpr (H > 0) half[r] = base ? load<Half<T>>(base + V * kLanes<T>) : Half<T>{};
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] = Wide<T>{};
     }
   }
 
-  inline void multiply(const Term<T>& term, Index row, Index column) {
-    const T* a = term.a + row * term.a_row;
-    const T* b = term.b + column;
-    for (Index d = 0; d < term.depth; ++d, a += term.a_depth, b += term.b_depth) {
-      Wide<T> b_wide[V > 0 ? V : 1];
-      Half<T> b_half{};
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) b_wide[v] = load<Wide<T>>(b + v * kLanes<T>);
-      if constexpr (H > 0) b_half = load<Half<T>>(b + V * kLanes<T>);
+  inline void start_from(const T* base, Index stride) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r, base += stride) {
 #pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] = load<Wide<T>>(base + v * kLanes<T>);
+    }
+  }
+
+  template <class X>
+  static inline void accumulate(X& sum, X a, X b) {
+    if constexpr (F == Finish::update) sum -= a * b;
+    else sum += a * b;
+  }
+
+  inline void multiply(const Term<T>& term, Index row, Index column) {
+    const Index a_row = term.a_row, a_depth = term.a_depth, b_depth = term.b_depth;
+    const T* a = term.a + row * a_row;
+    const T* b = term.b + column;
+    for (Index d = term.depth; d > 0; --d, a += a_depth, b += b_depth) {
+      Wide<T> vectors[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) vectors[v] = load<Wide<T>>(b + v * kLanes<T>);
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Wide<T> scalar = splat<Wide<T>>(a[r * term.a_row]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) wide[r][v] += scalar * b_wide[v];
-        if constexpr (H > 0) half[r] += lower_half<T>(scalar) * b_half;
+        const Wide<T> scalar = splat<Wide<T>>(a[r * a_row]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) accumulate(sums[r][v], scalar, vectors[v]);
       }
     }
   }
 
-  template <Finish F>
-  inline void end(const Output<T>& out, Index row, Index column) {
-#pragma GCC unroll 8
+  inline void end(const Output<T>& out, OutputRow<T> row) {
+    const Wide<T> scale = splat<Wide<T>>(out.scale);
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) finish<F>(out, wide[r][v], row + r, column + v * kLanes<T>);
-      if constexpr (H > 0) finish<F>(out, half[r], row + r, column + V * kLanes<T>);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) finish<F>(row, sums[r][v], scale, v * kLanes<T>);
+      row.advance(out, 1);
     }
   }
 };
 
-template <class T, int R, int V, int H>
-void tile(const Term<T>* terms, int num_terms, const Output<T>& out, Index row, Index column) {
-  Tile<T, R, V, H> t;
-  t.start(out, row, column);
-  for (int i = 0; i < num_terms; ++i) t.multiply(terms[i], row, column);
-  switch (out.finish) {
-    case Finish::store:
-      return t.template end<Finish::store>(out, row, column);
-    case Finish::relu:
-      return t.template end<Finish::relu>(out, row, column);
-    case Finish::gate:
-      return t.template end<Finish::gate>(out, row, column);
-    case Finish::update:
-      return t.template end<Finish::update>(out, row, column);
-  }
+// Tiles of R rows, one below the other, from `row` to `last`. At least one term, at least one tile.
+template <class T, int R, int V, Finish F>
+void panel(const Term<T>* terms, int num_terms, const Output<T>& given, Index row, Index last, Index column) {
+  constexpr bool starts_from_base = F != Finish::scaled_update && F != Finish::weighted_update;
+  const Output<T> out = given;  // a copy that no store through `c` can change
+  OutputRow<T> at{out.c + column, out.base ? out.base + column : nullptr, out.by ? out.by + column : nullptr};
+  at.advance(out, row);
+  do {
+    Tile<T, R, V, F> tile;
+    if (starts_from_base && at.base) tile.start_from(at.base, out.base_row);
+    else tile.clear();
+    const Term<T>* term = terms;
+    do tile.multiply(*term, row, column);
+    while (++term != terms + num_terms);
+    tile.end(out, at);
+    at.advance(out, R);
+    row += R;
+  } while (row < last);
 }
 
 template <class T>
-using TileFunction = void (*)(const Term<T>*, int, const Output<T>&, Index, Index);
+using Panel = void (*)(const Term<T>*, int, const Output<T>&, Index, Index, Index);
 
-// [rows - 1][whole vectors][half]; entry [.][0][0] is never called.
-template <class T, int R>
-struct TileRow {
-  template <int V>
-  static constexpr TileFunction<T> whole() {
-    if constexpr (V == 0 || V > kColumns) return nullptr;
-    else return &tile<T, R, V, 0>;
+// The panels of one width, by their tiles' rows less one.
+template <class T, int V, Finish F>
+struct Panels {
+  template <int... Less>
+  static constexpr auto make(std::integer_sequence<int, Less...>) {
+    return std::array<Panel<T>, sizeof...(Less)>{&panel<T, Less + 1, V, F>...};
   }
-  template <int V>
-  static constexpr TileFunction<T> with_half() {
-    if constexpr (!kHasHalf || V + 1 > kColumns) return nullptr;
-    else return &tile<T, R, V, 1>;
-  }
-  static constexpr TileFunction<T> table[4][2] = {{whole<0>(), with_half<0>()},
-                                                  {whole<1>(), with_half<1>()},
-                                                  {whole<2>(), with_half<2>()},
-                                                  {whole<3>(), with_half<3>()}};
+  static constexpr auto by_rows = make(std::make_integer_sequence<int, static_cast<int>(kMostRows[V])>{});
 };
 
-template <class T>
-inline TileFunction<T> choose_tile(int rows, int whole, int half) {
-  switch (rows) {
-    case 1:
-      return TileRow<T, 1>::table[whole][half];
-    case 2:
-      return TileRow<T, 2>::table[whole][half];
-    case 3:
-      return TileRow<T, 3>::table[whole][half];
-    case 4:
-      return TileRow<T, 4>::table[whole][half];
-#if FASTMAML_VECTOR_BYTES == 64
-    case 5:
-      return TileRow<T, 5>::table[whole][half];
-    case 6:
-      return TileRow<T, 6>::table[whole][half];
-    case 7:
-      return TileRow<T, 7>::table[whole][half];
-    case 8:
-      return TileRow<T, 8>::table[whole][half];
-#endif
-    default:
-      return nullptr;
-  }
-}
-
 // Pieces of nearly equal size, none larger than `most`.
-inline Index even_piece(Index count, Index most) {
+constexpr Index even_piece(Index count, Index most) {
   if (count <= most) return count;
-  const Index pieces = (count + most - 1) / most;
-  return (count + pieces - 1) / pieces;
+  const unsigned pieces = static_cast<unsigned>((count + most - 1) / most);
+  return static_cast<Index>((static_cast<unsigned>(count) + pieces - 1) / pieces);
 }
 
-template <class T>
-inline void column_block(const Term<T>* terms, int num_terms, const Output<T>& out, Index rows, Index column, int whole,
-                         int half) {
-  const Index piece = even_piece(rows, kRows);
-  const TileFunction<T> full = choose_tile<T>(static_cast<int>(piece), whole, half);
-  Index row = 0;
-  for (; row + piece <= rows; row += piece) full(terms, num_terms, out, row, column);
-  if (row < rows) choose_tile<T>(static_cast<int>(rows - row), whole, half)(terms, num_terms, out, row, column);
+template <Finish F, class T, int V>
+inline void column_block(const Term<T>* terms, int num_terms, const Output<T>& out, Index rows, Index column) {
+  const Index piece = even_piece(rows, kMostRows[V]), rest = rows % piece;
+  const auto& panels = Panels<T, V, F>::by_rows;
+  panels[static_cast<std::size_t>(piece - 1)](terms, num_terms, out, 0, rows - rest, column);
+  if (rest) panels[static_cast<std::size_t>(rest - 1)](terms, num_terms, out, rows - rest, rows, column);
+}
+
+template <Finish F, class T>
+void matmul_as(Index rows, Index columns, const Term<T>* terms, int num_terms, const Output<T>& out) {
+  Index vectors = columns / kLanes<T>, column = 0;
+  while (vectors > 0) {
+    const Index width = even_piece(vectors, kMostVectors);
+    if (width == 1) column_block<F, T, 1>(terms, num_terms, out, rows, column);
+    else if (width == 2) column_block<F, T, 2>(terms, num_terms, out, rows, column);
+    else column_block<F, T, kMostVectors>(terms, num_terms, out, rows, column);
+    column += width * kLanes<T>;
+    vectors -= width;
+  }
 }
 
 // C [rows, columns] over the sum of the terms; columns is a multiple of the padding unit.
 template <class T>
 void matmul(Index rows, Index columns, const Term<T>* terms, int num_terms, const Output<T>& out) {
   if (rows == 0) return;
-  Index whole = columns / kLanes<T>;
-  int half = columns % kLanes<T> ? 1 : 0;
-  Index column = 0;
-  while (whole + half > kColumns) {
-    const Index piece = even_piece(whole, kColumns);
-    column_block(terms, num_terms, out, rows, column, static_cast<int>(piece), 0);
-    column += piece * kLanes<T>;
-    whole -= piece;
+  switch (out.finish) {
+    case Finish::store:
+      return matmul_as<Finish::store>(rows, columns, terms, num_terms, out);
+    case Finish::relu:
+      return matmul_as<Finish::relu>(rows, columns, terms, num_terms, out);
+    case Finish::gate:
+      return matmul_as<Finish::gate>(rows, columns, terms, num_terms, out);
+    case Finish::update:
+      return matmul_as<Finish::update>(rows, columns, terms, num_terms, out);
+    case Finish::scaled_update:
+      return matmul_as<Finish::scaled_update>(rows, columns, terms, num_terms, out);
+    case Finish::weighted_update:
+      return matmul_as<Finish::weighted_update>(rows, columns, terms, num_terms, out);
   }
-  if (whole + half > 0) column_block(terms, num_terms, out, rows, column, static_cast<int>(whole), half);
 }
 
 template <class T>
@@ -226,34 +234,24 @@ inline void finish_scalar(const Output<T>& out, T value, Index row, Index column
 template <class T, int R, int Q>
 void dot_tile(const DotTerm<T>* terms, int num_terms, const Output<T>& out, Index row, Index column) {
   Wide<T> sum[R][Q] = {};
-  Half<T> rest[R][Q] = {};
   for (int i = 0; i < num_terms; ++i) {
     const DotTerm<T>& term = terms[i];
     const T* a = term.a + row * term.a_row;
     const T* b = term.b + column * term.b_row;
-    Index d = 0;
-    for (; d + kLanes<T> <= term.depth; d += kLanes<T>) {
+    for (Index d = 0; d < term.depth; d += kLanes<T>) {
       Wide<T> b_wide[Q];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int q = 0; q < Q; ++q) b_wide[q] = load<Wide<T>>(b + q * term.b_row + d);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Wide<T> a_wide = load<Wide<T>>(a + r * term.a_row + d);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int q = 0; q < Q; ++q) sum[r][q] += a_wide * b_wide[q];
       }
     }
-    if (kHasHalf && d < term.depth) {
-      for (int r = 0; r < R; ++r)
-        for (int q = 0; q < Q; ++q)
-          rest[r][q] += load<Half<T>>(a + r * term.a_row + d) * load<Half<T>>(b + q * term.b_row + d);
-    }
   }
   for (int r = 0; r < R; ++r)
-    for (int q = 0; q < Q; ++q) {
-      const T total = horizontal_sum<T>(sum[r][q]) + (kHasHalf ? horizontal_sum<T>(rest[r][q]) : T(0));
-      finish_scalar(out, total, row + r, column + q);
-    }
+    for (int q = 0; q < Q; ++q) finish_scalar(out, horizontal_sum<T>(sum[r][q]), row + r, column + q);
 }
 
 template <class T, int Q>

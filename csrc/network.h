@@ -9,8 +9,8 @@ namespace fastmaml {
 
 using Index = std::ptrdiff_t;
 
-// Every row is padded with zeros to a multiple of this, so that kernels have no ragged ends.
-constexpr Index kPadBytes = 32;
+// Every row is padded with zeros to whole cache lines, so that kernels have no ragged ends and no vector straddles two.
+constexpr Index kPadBytes = 64;
 constexpr Index kAlignBytes = 64;
 
 template <class T>
@@ -25,8 +25,12 @@ static constexpr Index aligned(Index count) {
   return (count + unit - 1) / unit * unit;
 }
 
-enum class Kind : int { linear = 0, batch_norm = 1, tanh = 2, relu = 3, append = 4 };
-enum class Loss : int { mse = 0, cross_entropy = 1, gaussian = 2, categorical = 3 };
+// Images lie channels last, a pixel padded like a row: what it is padded to is one panel of a convolution's weights.
+template <class T>
+constexpr Index kPanel = kPadBytes / static_cast<Index>(sizeof(T));
+
+enum class Kind : int { linear = 0, batch_norm, tanh, relu, append, conv, max_pool, spatial_mean };
+enum class Loss : int { mse = 0, cross_entropy, gaussian, categorical };
 
 // Numbers that a sample's target has; cross-entropy has a label instead.
 static constexpr Index target_width(Loss loss, Index outputs) {
@@ -40,14 +44,32 @@ static constexpr Index target_width(Loss loss, Index outputs) {
 //   gram:             the layer's weights are never copied per task (see gram.h)
 enum class Layout : int { outputs_in_lanes, inputs_in_lanes, gram };
 
+// What a convolution or a pooling layer moves over its input. [0] is y, [1] is x, as everywhere.
+struct Window {
+  Index kernel[2] = {1, 1}, stride[2] = {1, 1}, pad[2] = {0, 0};
+};
+
 struct Layer {
   Kind kind = Kind::linear;
-  Index in = 0, out = 0;
+  Index in = 0, out = 0;         // features, or channels of an image
   Index weight = -1, bias = -1;  // places in the user's flat parameter vector [P]; -1: none
   double eps = 0;
   bool relu = false;        // a ReLU follows, fused into this layer
   bool input_relu = false;  // the input came out of a fused ReLU: its gradient is gated by input > 0
   Layout layout = Layout::outputs_in_lanes;
+
+  bool image = false;  // the input is an image
+  Index in_size[2] = {1, 1}, out_size[2] = {1, 1};
+  Window window;                   // of a convolution or of max-pooling
+  bool pool = false;               // batch norm: max-pooling by `window` follows, fused into this layer
+  Index pixels = 1, channels = 0;  // linear: the input is a flattened image; 0 channels: it is not
+};
+
+// Where an image's pixels lie, from the first element of its memory, borders of zeros around each sample included.
+struct Image {
+  Index origin = 0;  // pixel (0, 0) of sample 0
+  Index sample = 0, row = 0, pixel = 0;
+  Index before[2] = {0, 0}, after[2] = {0, 0}, size[2] = {0, 0};  // borders, and what they surround
 };
 
 // Sizes are in elements of T. A "row" is one sample.
@@ -60,10 +82,14 @@ struct LayerPlace {
   Index input = 0, delta = 0;               // places in a state: input [n, width], its adjoint [n, width]
   Index normalised = 0, statistics = 0;     // batch norm: x-hat [n, width], and rows of [width]
   Index input_width = 0, output_width = 0;  // row strides
+  Image input_image, delta_image;
+  Index selected = 0, choice = 0;  // fused pooling: the inputs that were the largest, and which of their window
+  Index sums = 0;                  // batch norm of images: [kNumSums, padded(channels)] of double
 };
 
 // batch norm keeps these rows of [width] beside x-hat
-enum Statistic : Index { kRstd = 0, kMeanDelta, kMeanDeltaX, kRstdTangent, kNumStatistics };
+enum Statistic : Index { kRstd = 0, kMeanDelta, kMeanDeltaX, kRstdTangent, kMean, kMeanX, kNumStatistics };
+constexpr Index kNumSums = 2;
 
 struct Network {
   const Layer* layers = nullptr;
@@ -84,6 +110,9 @@ struct Shape {
   Index state = 0;       // length of the activations and adjoints of one sample set
   Index output = 0, output_delta = 0, probabilities = 0, output_width = 0;
   bool gram = false;
+  bool images = false;        // the data are images
+  Index data = 0;             // elements of one sample of the data
+  Index weight_gradient = 0;  // place in a state: partial sums of a convolution's weight gradient
 };
 
 }  // namespace fastmaml

@@ -5,16 +5,36 @@
 
 namespace fastmaml {
 
+// The packed column of a linear layer's input i. Of a flattened image torch has channels first, and we have them last.
+template <class T>
+static Index packed_input(const Layer& layer, Index i) {
+  return layer.channels > 0 ? i % layer.pixels * padded<T>(layer.channels) + i / layer.pixels : i;
+}
+
 // Calls visit(user index, packed index) for every parameter that is packed.
 template <class T, class Visit>
 static void visit_linear(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
   if (layer.layout == Layout::gram) return;
   const bool outputs = layer.layout == Layout::outputs_in_lanes;
   const Index row = outputs ? 1 : place.packed_width, column = outputs ? place.packed_width : 1;
+  const Index inputs = layer.channels > 0 ? layer.channels * layer.pixels : layer.in;
   for (Index o = 0; o < layer.out; ++o) {
     const Index at = place.weight + o * row;
-    for (Index i = 0; i < layer.in; ++i) visit(layer.weight + o * layer.in + i, at + i * column);
+    for (Index i = 0; i < inputs; ++i) visit(layer.weight + o * inputs + i, at + packed_input<T>(layer, i) * column);
     if (layer.bias >= 0) visit(layer.bias + o, at + layer.in * column);
+  }
+}
+
+// torch: [out, in, ky, kx]; packed: [panel of outputs, ky, kx, in, outputs of the panel], biases apart.
+template <class T, class Visit>
+static void visit_conv(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
+  const Index taps = layer.window.kernel[0] * layer.window.kernel[1];
+  for (Index o = 0; o < layer.out; ++o) {
+    const Index panel = place.weight + o / kPanel<T> * place.packed_rows * kPanel<T> + o % kPanel<T>;
+    for (Index i = 0; i < layer.in; ++i)
+      for (Index tap = 0; tap < taps; ++tap)
+        visit(layer.weight + (o * layer.in + i) * taps + tap, panel + (tap * layer.in + i) * kPanel<T>);
+    if (layer.bias >= 0) visit(layer.bias + o, place.shift + o);
   }
 }
 
@@ -24,6 +44,7 @@ static void visit_parameters(const Network& network, const Shape<T>& shape, Visi
     const Layer& layer = network.layers[l];
     const LayerPlace<T>& place = shape.places[l];
     if (layer.kind == Kind::linear) visit_linear(layer, place, visit);
+    if (layer.kind == Kind::conv) visit_conv(layer, place, visit);
     if (layer.kind == Kind::append)
       for (Index c = 0; c < layer.out - layer.in; ++c) visit(layer.bias + c, place.shift + c);
     if (layer.kind != Kind::batch_norm) continue;

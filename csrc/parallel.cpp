@@ -14,8 +14,10 @@
 namespace fastmaml {
 namespace {
 
-// How long an idle thread watches for work before it sleeps: a training loop calls again within this time.
-constexpr auto kWatch = std::chrono::microseconds(100);
+// How long an idle thread watches for work before it sleeps: a training loop calls again within this time, and waking
+// a thread costs more than a small meta-step. It gives way to whatever else wants the processor.
+constexpr auto kWatch = std::chrono::microseconds(500);
+constexpr auto kWatchClosely = std::chrono::microseconds(20);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -27,23 +29,26 @@ inline void relax() {
 
 template <class Condition>
 bool watch(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + kWatch;
-  do {
+  const auto start = std::chrono::steady_clock::now();
+  for (auto passed = start - start; passed < kWatch; passed = std::chrono::steady_clock::now() - start) {
     for (int i = 0; i < 32; ++i) {
       if (condition()) return true;
       relax();
     }
-  } while (std::chrono::steady_clock::now() < end);
+    if (passed > kWatchClosely) std::this_thread::yield();
+  }
   return condition();
 }
 
+// A round is one call. Helpers join it while it is open; the caller closes it when no work is left, and waits only for
+// those that have joined: one that the system has not woken yet is not needed.
 class Pool {
  public:
   ~Pool() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       stop_ = true;
-      ++round_;
+      round_.fetch_add(1);
     }
     wake_.notify_all();
     for (std::thread& thread : threads_) thread.join();
@@ -52,59 +57,66 @@ class Pool {
   void run(int threads, long count, const std::function<void(int, long)>& job) {
     while (static_cast<int>(threads_.size()) < threads - 1) {
       const int number = static_cast<int>(threads_.size()) + 1;
-      const long seen = round_.load();
-      threads_.emplace_back([this, number, seen] { serve(number, seen); });
+      threads_.emplace_back([this, number, seen = round_.load()] { serve(number, seen); });
     }
     job_ = &job;
     count_ = count;
-    next_.store(0, std::memory_order_relaxed);
     helpers_ = threads - 1;
-    busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-    {
+    next_.store(0, std::memory_order_relaxed);
+    joined_.store(0, std::memory_order_release);  // opens the round
+    round_.fetch_add(1);
+    if (asleep_.load() > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
-      round_.fetch_add(1, std::memory_order_release);
+      wake_.notify_all();
     }
-    if (asleep_.load() > 0) wake_.notify_all();
     work(0);
-    const auto finished = [this] { return busy_.load(std::memory_order_acquire) == 0; };
-    if (watch(finished)) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, finished);
+    joined_.fetch_or(kClosed);
+    const auto finished = [this] { return joined_.load(std::memory_order_acquire) == kClosed; };
+    while (!watch(finished)) {
+    }
   }
 
  private:
+  static constexpr int kClosed = 1 << 30;
+
   void work(int number) {
     for (long i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*job_)(number, i);
   }
 
+  bool join() {
+    int joined = joined_.load(std::memory_order_acquire);
+    do {
+      if (joined & kClosed) return false;
+    } while (!joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel));
+    return true;
+  }
+
   void serve(int number, long seen) {
+    const auto changed = [&] { return round_.load() != seen; };
     for (;;) {
-      const auto changed = [&] { return round_.load(std::memory_order_acquire) != seen; };
       if (!watch(changed)) {
         std::unique_lock<std::mutex> lock(mutex_);
         ++asleep_;
         wake_.wait(lock, changed);
         --asleep_;
       }
-      seen = round_.load(std::memory_order_acquire);
+      seen = round_.load();
       if (stop_) return;
+      if (!join()) continue;
       if (number <= helpers_) work(number);
-      if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        done_.notify_one();
-      }
+      joined_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;
-  std::condition_variable wake_, done_;
+  std::condition_variable wake_;
   std::atomic<long> round_{0}, next_{0};
-  std::atomic<int> busy_{0}, asleep_{0};
+  std::atomic<int> joined_{kClosed}, asleep_{0};
   const std::function<void(int, long)>* job_ = nullptr;
   long count_ = 0;
   int helpers_ = 0;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
 };
 
 std::mutex pool_mutex;

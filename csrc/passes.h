@@ -4,6 +4,7 @@
 #include "activation.h"
 #include "append.h"
 #include "batch_norm.h"
+#include "image_passes.h"
 #include "linear.h"
 #include "losses.h"
 
@@ -13,6 +14,10 @@ namespace {
 template <class T>
 void forward(const Sweep<T>& s) {
   for (Index l = 0; l < s.depth(); ++l) {
+    if (s.layer(l).image) {
+      image_forward(s, l);
+      continue;
+    }
     switch (s.layer(l).kind) {
       case Kind::linear:
         linear_forward(s, l);
@@ -35,6 +40,12 @@ template <class T>
 void backward(const Sweep<T>& s, const Destination<T>* to) {
   for (Index l = s.depth() - 1; l >= 0; --l) {
     const Kind kind = s.layer(l).kind;
+    if (s.layer(l).image) {
+      if (kind == Kind::batch_norm) image_norm_sums(s, l);
+      if (to) image_gradient(s, l, *to);
+      if (l > 0) image_backward(s, l);
+      continue;
+    }
     if (to && kind == Kind::linear) linear_gradient(s, l, *to);
     if (to && kind == Kind::batch_norm) batch_norm_gradient(s, l, *to);
     if (to && kind == Kind::append) append_gradient(s, s, l, *to);
@@ -58,6 +69,10 @@ void backward(const Sweep<T>& s, const Destination<T>* to) {
 template <class T>
 void gradients(const Sweep<T>& s, const Destination<T>& to) {
   for (Index l = 0; l < s.depth(); ++l) {
+    if (s.layer(l).image) {
+      image_gradient(s, l, to);
+      continue;
+    }
     if (s.layer(l).kind == Kind::linear) linear_gradient(s, l, to);
     if (s.layer(l).kind == Kind::batch_norm) batch_norm_gradient(s, l, to);
     if (s.layer(l).kind == Kind::append) append_gradient(s, s, l, to);
@@ -67,6 +82,10 @@ void gradients(const Sweep<T>& s, const Destination<T>& to) {
 template <class T>
 void tangent_forward(const Sweep<T>& s, const Sweep<T>& d) {
   for (Index l = 0; l < s.depth(); ++l) {
+    if (s.layer(l).image) {
+      image_tangent_forward(s, d, l);
+      continue;
+    }
     switch (s.layer(l).kind) {
       case Kind::linear:
         linear_tangent_forward(s, d, l);
@@ -87,6 +106,12 @@ template <class T>
 void tangent_backward(const Sweep<T>& s, const Sweep<T>& d, const Destination<T>& to) {
   for (Index l = s.depth() - 1; l >= 0; --l) {
     const Kind kind = s.layer(l).kind;
+    if (s.layer(l).image) {
+      if (kind == Kind::batch_norm) image_norm_tangent_sums(s, d, l);
+      image_tangent_gradient(s, d, l, to);
+      if (l > 0) image_tangent_backward(s, d, l);
+      continue;
+    }
     if (kind == Kind::linear) linear_tangent_gradient(s, d, l, to);
     if (kind == Kind::batch_norm) batch_norm_tangent_gradient(s, d, l, to);
     if (kind == Kind::append) append_gradient(s, d, l, to);

@@ -1,6 +1,10 @@
 // Scratch memory that is kept between calls: fresh pages would cost more than a small meta-step.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -21,7 +25,8 @@ class Scratch {
     void* data;
     std::size_t bytes;
   };
-  static constexpr std::size_t kKeepAtMost = std::size_t{256} << 20;
+  static constexpr std::size_t kKeepAtMost = std::size_t{1} << 30;
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
   static std::mutex& mutex() {
     static std::mutex instance;
@@ -41,9 +46,13 @@ class Scratch {
       if (block.bytes >= bytes) return block;
       std::free(block.data);
     }
-    const std::size_t size = (bytes + 4095) / 4096 * 4096;
-    void* data = std::aligned_alloc(4096, size ? size : 4096);
+    const std::size_t page = bytes < 2 * kHugePage ? 4096 : kHugePage;
+    const std::size_t size = bytes ? (bytes + page - 1) / page * page : page;
+    void* data = std::aligned_alloc(page, size);
     if (!data) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    if (page == kHugePage) madvise(data, size, MADV_HUGEPAGE);  // a wish: 512 times fewer page faults
+#endif
     return {data, size};
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "image_shape.h"
 #include "network.h"
 
 namespace fastmaml {
@@ -71,10 +72,17 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
   shape.query = query;
   shape.rows = std::max(support, query);
   shape.steps = steps;
+  shape.images = layers.front().image;
   places.assign(layers.size(), {});
   for (std::size_t l = 0; l < layers.size(); ++l) {
     LayerPlace<T>& place = places[l];
+    if (layers[l].image) {
+      place_image(l > 0 ? &layers[l - 1] : nullptr, layers[l], place, shape);
+      continue;
+    }
     place.input_width = padded<T>(layers[l].in + 1);  // room for the column of ones
+    if (layers[l].channels > 0) flatten_image(layers[l], place);
+    if (l == 0) shape.data = place.input_width;
     place.input = shape.state;
     shape.state += l > 0 ? aligned<T>(shape.rows * place.input_width) : 0;  // the data lie elsewhere
     place.delta = shape.state;
@@ -87,16 +95,18 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
       shape.packed += aligned<T>(padded<T>(layers[l].out - layers[l].in));
     }
   }
-  shape.output_width = padded<T>(network.outputs);
+  const bool image_output = layers.back().image;  // a spatial mean ends the network
+  shape.output_width = image_output ? padded<T>(network.outputs) : padded<T>(network.outputs);
   places.back().output_width = shape.output_width;
   shape.output = shape.state;
   shape.state += aligned<T>(shape.rows * shape.output_width);
   shape.output_delta = shape.state;
   shape.state += aligned<T>(shape.rows * shape.output_width);
   shape.probabilities = shape.state;
-  shape.state += (network.loss == Loss::cross_entropy || network.loss == Loss::categorical)
-                     ? aligned<T>(shape.rows * shape.output_width)
-                     : 0;
+  const bool softmax = network.loss == Loss::cross_entropy || network.loss == Loss::categorical;
+  shape.state += softmax ? aligned<T>(shape.rows * shape.output_width) : 0;
+  shape.weight_gradient = shape.state;
+  shape.state += aligned<T>(conv_gradient_size(places, layers));
   shape.places = places.data();
   return shape;
 }

@@ -11,23 +11,21 @@ namespace fastmaml::FASTMAML_ISA {
 namespace {
 
 constexpr int kVectorBytes = FASTMAML_VECTOR_BYTES;
-// Rows are padded to kPadBytes (network.h), so a 64-byte vector may leave one 32-byte half at a row's end.
-constexpr int kHalfBytes = kVectorBytes == 64 ? 32 : kVectorBytes;
-constexpr bool kHasHalf = kVectorBytes == 64;
-
 template <class T, int Bytes>
 struct VectorOf {
   typedef T type __attribute__((vector_size(Bytes)));
 };
 template <class T>
 using Wide = typename VectorOf<T, kVectorBytes>::type;
-template <class T>
-using Half = typename VectorOf<T, kHalfBytes>::type;
 
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// Columns in whole vectors: what lies between them and the padded row is zero and stays so.
 template <class T>
-constexpr int kHalfLanes = kHalfBytes / static_cast<int>(sizeof(T));
+constexpr std::ptrdiff_t whole_vectors(std::ptrdiff_t columns) {
+  return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
 
 template <class V, class T>
 inline V load(const T* from) {
@@ -44,14 +42,6 @@ inline void store(T* to, V value) {
 template <class V, class T>
 inline V splat(T value) {
   return value - V{};  // folds to a broadcast, which 0 + value would not
-}
-
-// The first lanes: the same register under a shorter name.
-template <class T>
-inline Half<T> lower_half(Wide<T> value) {
-  Half<T> half;
-  __builtin_memcpy(&half, &value, sizeof(half));
-  return half;
 }
 
 // max(value, 0) that lets NaN through, so that a poisoned input is never hidden.

@@ -6,13 +6,20 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
-// Where a gradient goes. base: out = base - by * gradient (by = nullptr: 1); no base: out = gradient.
+// Where a gradient goes. base: out = base - by * gradient (by = nullptr: scale * gradient); no base: out = gradient.
 template <class T>
 struct Destination {
   T* out;
   const T* base = nullptr;
   const T* by = nullptr;
+  T scale = T(1);
 };
+
+template <class V, class T>
+inline void put(const Destination<T>& to, Index at, V gradient) {
+  gradient *= to.by ? load<V>(to.by + at) : splat<V>(to.scale);
+  store(to.out + at, to.base ? load<V>(to.base + at) - gradient : gradient);
+}
 
 // The first layer through Gram matrices (gram.h); null where its weights are copied like any other's.
 template <class T>
@@ -21,6 +28,14 @@ struct GramRows {
   const T* products;       // -lr (X X_s^T + 1)    [n, stride]
   const T* tangent_base;   // the query set's part of the tangent  [N, padded(out)]
   Index stride, supports;  // support samples = coefficient rows
+};
+
+// Images in memory: pixel (y, x) of a sample starts at `at + sample * n + row * y + pixel * x`.
+template <class T>
+struct Map {
+  T* at;
+  Index sample, row, pixel;
+  T* operator()(Index n, Index y, Index x) const { return at + sample * n + row * y + pixel * x; }
 };
 
 template <class T>
@@ -41,6 +56,15 @@ struct Sweep {
   T* delta(Index l) const { return state + place(l).delta; }
   T* output(Index l) const { return l + 1 < depth() ? input(l + 1) : state + shape.output; }
   T* output_delta(Index l) const { return l + 1 < depth() ? delta(l + 1) : state + shape.output_delta; }
+
+  Map<T> input_map(Index l) const { return map(input(l), place(l).input_image); }
+  Map<T> delta_map(Index l) const { return map(delta(l), place(l).delta_image); }
+  Map<T> output_map(Index l) const { return l + 1 < depth() ? input_map(l + 1) : rows(output(l)); }
+  Map<T> output_delta_map(Index l) const { return l + 1 < depth() ? delta_map(l + 1) : rows(output_delta(l)); }
+
+ private:
+  static Map<T> map(T* at, const Image& i) { return {at + i.origin, i.sample, i.row, i.pixel}; }
+  Map<T> rows(T* at) const { return {at, shape.output_width, shape.output_width, shape.output_width}; }
 };
 
 // A column of ones beside a linear layer's input multiplies the bias. Vector stores of a ragged width wipe it.
@@ -59,11 +83,9 @@ inline void zero(T* at, Index count) {
   for (Index i = 0; i < count; ++i) at[i] = T(0);
 }
 
-// Once per workspace: padding is zero and the ones stand; after that every pass keeps it so.
+// Once per workspace: the ones stand, and after that every pass keeps them so, and the padding zero.
 template <class T>
-void prepare_state(const Network& network, const Shape<T>& shape, T* state, bool tangent) {
-  zero(state, shape.state);
-  if (tangent) return;
+void prepare_ones(const Network& network, const Shape<T>& shape, T* state) {
   const Sweep<T> s{network, shape, shape.rows, nullptr, nullptr, state, nullptr};
   for (Index l = 1; l < s.depth(); ++l) write_ones(s, l, true);
 }

@@ -9,10 +9,11 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
+constexpr int kBlockBytes = 32;
 template <class T>
-constexpr int kBlock = static_cast<int>(kPadBytes / static_cast<Index>(sizeof(T)));
+constexpr int kBlock = kBlockBytes / static_cast<int>(sizeof(T));
 template <class T>
-using Block = typename VectorOf<T, kPadBytes>::type;
+using Block = typename VectorOf<T, kBlockBytes>::type;
 
 // Swaps the off-diagonal quarters of side `Side` between rows a and b (Eklundh's recursive transposition).
 template <class T, int Side, std::size_t... Lane>
@@ -39,7 +40,7 @@ inline void transpose_block(Block<T>* rows) {
 template <class T>
 void transpose(const T* from, Index rows, Index from_width, T* to, Index columns, Index to_width) {
   constexpr Index side = kBlock<T>;
-  for (Index r = 0; r < rows; r += side) {
+  for (Index r = 0; r < to_width; r += side) {  // zeros beyond the last row
     for (Index c = 0; c < columns; c += side) {
       Block<T> block[side];
 #pragma GCC unroll 8

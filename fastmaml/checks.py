@@ -66,7 +66,12 @@ def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
     """Raises ValueError unless x has the dtype and device of `like`, and features for the plan's first layer."""
     _check_kind(name, x, like, integers=plan.layers is None)
     sample = tuple(x.shape[2:])
-    if plan.shape_obstacle(sample) is None or plan.num_inputs is None:
+    obstacle = plan.shape_obstacle(sample)
+    if obstacle is not None and plan.takes_images:
+        raise ValueError(
+            f"{name}: given shape {list(x.shape)}; {obstacle}: give images of another size or number of channels"
+        )
+    if obstacle is None or plan.num_inputs is None:
         return
     flattens = plan.flattens
     features = None
@@ -82,7 +87,7 @@ def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
 
 def check_counts(name: str, samples: int, plan: Plan) -> None:
     """Batch norm needs two samples: ValueError for one."""
-    norms = [layer for layer in plan.layers or () if isinstance(layer, BatchNormLayer)]
+    norms = [layer for layer in plan.layers or () if isinstance(layer, BatchNormLayer) and not layer.images]
     if norms and samples < 2:
         raise ValueError(
             f"{name}: given {samples} sample a task, but batch norm (layer '{norms[0].name}') needs at least 2 to "

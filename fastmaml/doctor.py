@@ -60,7 +60,8 @@ def _core() -> Iterator[str]:
 def _machine() -> Iterator[str]:
     yield f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads in use"
     if torch.cuda.is_available():
-        yield f"GPU: {torch.cuda.get_device_name()}; no engine with kernels of its own for it yet"
+        major, minor = torch.cuda.get_device_capability()
+        yield f"GPU: {torch.cuda.get_device_name()}, compute capability {major}.{minor}"
     else:
         yield "no GPU that torch can use"
 

@@ -18,13 +18,15 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class BatchNormLayer:
-    """y = (x − mean) / sqrt(var + eps) · weight + bias; mean and biased variance over the samples of one task."""
+    """y = (x − mean) / sqrt(var + eps) · weight + bias; mean and biased variance over the samples of one task,
+    and over all their pixels where `images` are normalised."""
 
     name: str
     features: int
     eps: float
     weight: int | None
     bias: int | None
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ class TanhLayer:
 
 @dataclass(frozen=True)
 class FlattenLayer:
-    """[N, ...] -> [N, features]; only ever the first layer of a Plan."""
+    """[N, ...] -> [N, features]; the first layer of a Plan, or the last one on images, in front of a Linear."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class AppendLayer:
-    """y = [x, p]: the parameter of slot `value` [count] beside every sample's `features`."""
+    """y = [x, p]: the parameter of slot `value` [count] beside every sample's `features`; the last layer of a Plan."""
 
     name: str
     features: int
@@ -58,4 +60,48 @@ class AppendLayer:
     value: int
 
 
-Layer = LinearLayer | BatchNormLayer | ReLULayer | TanhLayer | FlattenLayer | AppendLayer
+@dataclass(frozen=True)
+class Conv2dLayer:
+    """[N, in_channels, H, W] -> [N, out_channels, H', W'], zero padding; sizes of the window are (y, x).
+
+    W [out_channels, in_channels, *kernel] in slot `weight`, b [out_channels] in slot `bias`.
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    weight: int
+    bias: int | None
+
+
+@dataclass(frozen=True)
+class MaxPoolLayer:
+    """[N, C, H, W] -> [N, C, H', W'], the largest of each window; of equal ones the first."""
+
+    name: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SpatialMeanLayer:
+    """[N, C, H, W] -> [N, C]."""
+
+    name: str
+
+
+Layer = (
+    LinearLayer
+    | BatchNormLayer
+    | ReLULayer
+    | TanhLayer
+    | FlattenLayer
+    | AppendLayer
+    | Conv2dLayer
+    | MaxPoolLayer
+    | SpatialMeanLayer
+)

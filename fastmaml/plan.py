@@ -14,18 +14,33 @@ from torch._utils import _flatten_dense_tensors  # torch.cat of reshape(-1) in o
 from torch.nn.parameter import UninitializedParameter
 
 from fastmaml import losses
-from fastmaml.layers import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
+from fastmaml.layers import (
+    AppendLayer,
+    BatchNormLayer,
+    Conv2dLayer,
+    FlattenLayer,
+    Layer,
+    LinearLayer,
+    MaxPoolLayer,
+    ReLULayer,
+    SpatialMeanLayer,
+    TanhLayer,
+)
+from fastmaml.shapes import sample_shapes, takes_images
 
 __all__ = [
     "AppendLayer",
     "BatchNormLayer",
+    "Conv2dLayer",
     "FlattenLayer",
     "InnerLr",
     "Layer",
     "LinearLayer",
+    "MaxPoolLayer",
     "ParameterSlot",
     "Plan",
     "ReLULayer",
+    "SpatialMeanLayer",
     "TanhLayer",
 ]
 
@@ -111,7 +126,9 @@ class Plan:
 
     @cached_property
     def num_inputs(self) -> int | None:
-        """Features of one sample, flattened; None without layers."""
+        """Features of one sample, flattened; None without layers, and of images, whose size no layer need fix."""
+        if self.takes_images:
+            return None
         for layer in self.layers or ():
             if isinstance(layer, (LinearLayer, BatchNormLayer)):
                 return layer.in_features if isinstance(layer, LinearLayer) else layer.features
@@ -123,9 +140,16 @@ class Plan:
         for layer in reversed(self.layers or ()):
             if isinstance(layer, AppendLayer):
                 return layer.features + layer.count
-            if isinstance(layer, (LinearLayer, BatchNormLayer)):
-                return layer.out_features if isinstance(layer, LinearLayer) else layer.features
+            if isinstance(layer, LinearLayer):
+                return layer.out_features
+            if isinstance(layer, (BatchNormLayer, Conv2dLayer)):
+                return layer.features if isinstance(layer, BatchNormLayer) else layer.out_channels
         return None
+
+    @cached_property
+    def takes_images(self) -> bool:
+        """Whether the layers take samples [channels, H, W]."""
+        return takes_images(self.layers or ())
 
     @cached_property
     def has_batch_norm(self) -> bool:
@@ -141,6 +165,8 @@ class Plan:
         """Why the layers cannot take samples of this shape (x is [T, N, *sample_shape]); None where they can."""
         if self.layers is None:
             return self.obstacle
+        if self.takes_images:
+            return self._image_obstacle(tuple(sample_shape))
         if self.flattens:
             fits = len(sample_shape) > 0 and math.prod(sample_shape) == self.num_inputs
         else:
@@ -148,6 +174,13 @@ class Plan:
         if fits:
             return None
         return f"samples have shape {list(sample_shape)}; the layers accept [{self.num_inputs}]"
+
+    def _image_obstacle(self, sample_shape: tuple[int, ...]) -> str | None:
+        try:
+            sample_shapes(self.layers or (), sample_shape)
+        except ValueError as error:
+            return f"samples have shape {list(sample_shape)}; {error}"
+        return None
 
     def flatten(self, parameters: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
         """Named tensors, or tensors in the order of the slots, as one vector [P]."""

@@ -11,22 +11,32 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from fastmaml.layers import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, ReLULayer, TanhLayer
+from fastmaml.layers import (
+    AppendLayer,
+    BatchNormLayer,
+    Conv2dLayer,
+    FlattenLayer,
+    Layer,
+    LinearLayer,
+    MaxPoolLayer,
+    ReLULayer,
+    SpatialMeanLayer,
+    TanhLayer,
+)
 from fastmaml.models import Append
+from fastmaml.trace_images import ACCEPTED, Obstacle, conv_window, is_spatial_mean, pool_window
 
-ACCEPTED = "a straight line of Linear, BatchNorm1d, ReLU, Tanh, Flatten and fastmaml.models.Append"
-
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_LEAVES = (nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, Append, *_DROPOUTS)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_LEAVES = (
+    *(nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, Append, *_DROPOUTS),
+    *(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
+)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _TANH = (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
 _FLATTEN = (torch.flatten, "flatten")
 _RESHAPE = (torch.reshape, "reshape", "view")
-
-
-class Obstacle(Exception):
-    """Why a module is no straight line of layers, in words that name the layer."""
+_MEAN = (torch.mean, "mean")
 
 
 def trace(module: nn.Module, slots: Mapping[int, int]) -> tuple[Layer, ...]:
@@ -89,13 +99,19 @@ def _walk(module: nn.Module, line: _Line) -> None:
 
 
 class _Line:
-    """The layers so far, and how many features leave the last one (None: as many as the input has)."""
+    """The layers so far, and what leaves the last one.
+
+    features: how many, channels of images among them (None: as many as the input has, or as a flattened image).
+    form: "images", "means" (images of one pixel, or its channels), "flat" (flattened images), "rows"; None: any.
+    """
 
     def __init__(self, slots: Mapping[int, int]) -> None:
         self.slots = slots
         self.layers: list[Layer] = []
         self.flatten: FlattenLayer | None = None
         self.features: int | None = None
+        self.form: str | None = None
+        self.flattening: str | None = None  # name of what flattened the images
         self.called: set[int] = set()
 
     def call(self, module: nn.Module, name: str) -> None:
@@ -118,14 +134,52 @@ class _Line:
             raise Obstacle(f"layer '{name}' takes {features} features, but {self.features} reach it")
         self.called.add(id(module))
 
+    def goes_on(self, name: str) -> None:
+        """Nothing follows appended parameters."""
+        if self.layers and isinstance(self.layers[-1], AppendLayer):
+            raise Obstacle(f"layer '{name}' follows '{self.layers[-1].name}' (Append), which must be the last layer")
+
+    def on_images(self, name: str) -> None:
+        self.goes_on(name)
+        if self.form not in (None, "images") or self.flatten is not None:
+            raise Obstacle(f"layer '{name}' takes images, but rows of features reach it; accepted is {ACCEPTED}")
+        self.form = "images"
+
+    def on_rows(self, name: str, linear: bool) -> None:
+        """Of what is left of images after flattening, or after the mean of their pixels, only a Linear is made."""
+        self.goes_on(name)
+        if self.form == "images" or (self.form in ("means", "flat") and not linear):
+            given = {"images": "images", "flat": "flattened images"}.get(self.form, "means over pixels")
+            raise Obstacle(f"layer '{name}' takes rows of features, but {given} reach it; accepted is {ACCEPTED}")
+        if self.flattening is not None:
+            self.layers.append(FlattenLayer(self.flattening))
+            self.flattening = None
+        self.form = "rows"
+
+    def mean(self, name: str) -> None:
+        self.on_images(name)
+        self.layers.append(SpatialMeanLayer(name))
+        self.form = "means"
+
+    def elementwise(self, layer: Layer) -> None:
+        """It commutes with flattening, which is left to the Linear that follows."""
+        self.goes_on(layer.name)
+        if self.form == "means" and isinstance(layer, TanhLayer):
+            raise Obstacle(f"layer '{layer.name}' (Tanh) follows a mean over pixels; accepted is {ACCEPTED}")
+        self.layers.append(layer)
+
     def flattened(self, name: str, features: int | None = None) -> None:
         """Flattening commutes with what may stand before the first Linear, and after it does nothing."""
-        if self.features is None:
+        if self.form == "images":
+            self.form, self.flattening, self.features = "flat", name, features
+        elif self.features is None:
             self.flatten, self.features = self.flatten or FlattenLayer(name), features
         elif features not in (None, self.features):
             raise Obstacle(f"'{name}' regroups {self.features} features into rows of {features}")
 
     def finish(self, module: nn.Module) -> tuple[Layer, ...]:
+        if self.form in ("images", "flat"):
+            raise Obstacle("the network ends in images; accepted at the end is a Linear, or the mean over all pixels")
         places = ("weight", "bias", "value")
         used = {getattr(layer, place, None) for layer in self.layers for place in places}
         for name, parameter in module.named_parameters():
@@ -135,6 +189,7 @@ class _Line:
 
 
 def _linear(line: _Line, module: Any, name: str) -> None:
+    line.on_rows(name, linear=True)
     line.parametric(module, name, module.in_features)
     weight = line.slot(module.weight, name)
     if weight is None:
@@ -145,15 +200,52 @@ def _linear(line: _Line, module: Any, name: str) -> None:
 
 
 def _batch_norm(line: _Line, module: Any, name: str) -> None:
+    images, kind = isinstance(module, nn.BatchNorm2d), type(module).__name__
+    if images:
+        line.on_images(name)
+    else:
+        line.on_rows(name, linear=False)
     line.parametric(module, name, module.num_features)
     if not module.training and (module.running_mean is not None or module.running_var is not None):
         raise Obstacle(
-            f"layer '{name}' (BatchNorm1d) is in eval mode with running statistics, and only statistics of the batch "
+            f"layer '{name}' ({kind}) is in eval mode with running statistics, and only statistics of the batch "
             "at hand are accepted: make it with track_running_stats=False, or call .train()"
         )
     weight, bias = line.slot(module.weight, name), line.slot(module.bias, name)
-    line.layers.append(BatchNormLayer(name, module.num_features, float(module.eps), weight, bias))
+    line.layers.append(BatchNormLayer(name, module.num_features, float(module.eps), weight, bias, images))
     line.features = module.num_features
+
+
+def _conv(line: _Line, module: Any, name: str) -> None:
+    line.on_images(name)
+    line.parametric(module, name, module.in_channels)
+    window, weight = conv_window(module, name), line.slot(module.weight, name)
+    assert weight is not None
+    bias = line.slot(module.bias, name)
+    line.layers.append(Conv2dLayer(name, module.in_channels, module.out_channels, *window, weight, bias))
+    line.features = module.out_channels
+
+
+def _max_pool(line: _Line, module: Any, name: str) -> None:
+    _max_pool_by(
+        line, name, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode,
+        module.return_indices,
+    )  # fmt: skip
+
+
+def _max_pool_by(line: _Line, name: str, *arguments: Any, **named: Any) -> None:
+    line.on_images(name)
+    line.layers.append(MaxPoolLayer(name, *pool_window(name, *arguments, **named)))
+
+
+def _average_pool(line: _Line, module: Any, name: str) -> None:
+    _average_pool_by(line, name, module.output_size)
+
+
+def _average_pool_by(line: _Line, name: str, output_size: Any) -> None:
+    if output_size not in (1, (1, 1), [1, 1]):
+        raise Obstacle(f"layer '{name}' pools to {output_size}; accepted is the mean over all pixels, output size 1")
+    line.mean(name)
 
 
 def _flatten(line: _Line, module: Any, name: str) -> None:
@@ -174,11 +266,11 @@ def _dropout(line: _Line, module: Any, name: str) -> None:
 
 
 def _relu(line: _Line, module: Any, name: str) -> None:
-    line.layers.append(ReLULayer(name))
+    line.elementwise(ReLULayer(name))
 
 
 def _tanh(line: _Line, module: Any, name: str) -> None:
-    line.layers.append(TanhLayer(name))
+    line.elementwise(TanhLayer(name))
 
 
 def _identity(line: _Line, module: Any, name: str) -> None:
@@ -186,6 +278,7 @@ def _identity(line: _Line, module: Any, name: str) -> None:
 
 
 def _append(line: _Line, module: Append, name: str) -> None:
+    line.on_rows(name, linear=False)
     if line.features is None:
         raise Obstacle(f"layer '{name}' (Append) stands first; a Linear must come before it")
     line.parametric(module, name, line.features)
@@ -198,6 +291,10 @@ def _append(line: _Line, module: Append, name: str) -> None:
 _HANDLERS: dict[type, Callable[[_Line, Any, str], None]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.Conv2d: _conv,
+    nn.MaxPool2d: _max_pool,
+    nn.AdaptiveAvgPool2d: _average_pool,
     nn.Flatten: _flatten,
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
@@ -274,9 +371,15 @@ class _Walker:
     def _function(self, node: fx.Node) -> None:
         target, name = node.target, node.name
         if target in _RELU:
-            self.line.layers.append(ReLULayer(name))
+            self.line.elementwise(ReLULayer(name))
         elif target in _TANH:
-            self.line.layers.append(TanhLayer(name))
+            self.line.elementwise(TanhLayer(name))
+        elif target in _MEAN and is_spatial_mean(*node.args[1:], **node.kwargs):  # type: ignore[arg-type]
+            self.line.mean(name)
+        elif target is F.max_pool2d:
+            _max_pool_by(self.line, name, *node.args[1:], **node.kwargs)
+        elif target is F.adaptive_avg_pool2d:
+            _average_pool_by(self.line, name, *node.args[1:], **node.kwargs)
         elif target in _FLATTEN:
             _flatten_dims(self.line, name, *node.args[1:], **node.kwargs)  # type: ignore[arg-type]
         elif target in _RESHAPE:

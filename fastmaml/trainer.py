@@ -80,7 +80,8 @@ class Trainer:
 
     Args:
         maml: what to train, in its present mode and on its device; batches are moved to where it is.
-        source: draws the tasks; all its randomness comes from a CPU generator seeded with `seed`. If it has a method
+        source: draws the tasks; all its randomness comes from a generator seeded with `seed`, on the CPU or, if the
+            source has an attribute `device` (as `Episodes.to("cuda")`), there. If it has a method
             stream(num_tasks, generator), that gives the meta-batches: an iterator with state_dict() and
             load_state_dict(), as `fastmaml.tasks.TaskStream`.
         optimizer: any torch optimizer of maml.parameters(). On a CPU, Adam is fastest with fused=True.

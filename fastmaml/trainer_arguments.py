@@ -53,10 +53,12 @@ def check_scheduler(scheduler: Any, optimizer: Optimizer, validation: Validation
 def open_stream(source: TaskSource, meta_batch: int, seed: int) -> Stream:
     """The meta-batches of a run: the source's own stream, or one sample at a time.
 
+    They are drawn on the source's `device`, if it has one, else on the CPU.
+
     Raises:
         TypeError: where the source can give neither.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(getattr(source, "device", "cpu")).manual_seed(seed)
     if hasattr(source, "stream"):
         stream: Stream = source.stream(meta_batch, generator)
         return stream

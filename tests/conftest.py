@@ -6,6 +6,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or idle threads of one li
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run under Triton's interpreter, chosen before Triton is imported
+
 from hypothesis import settings
 
 settings.register_profile("fastmaml", deadline=None, derandomize=True, print_blob=True)

@@ -8,8 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from fastmaml import engines
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.plan import InnerLr, Plan
+
+#: engines that run on this machine's CPU
+ON_CPU = [name for name in engines.available() if name != "gpu"]
 
 
 def network(

@@ -13,9 +13,9 @@ from fastmaml import MAML, FirstOrder, Samples, SecondOrder, TaskBatch, engines
 from fastmaml.engines.base import MetaGradient
 from fastmaml.engines.reference import ReferenceEngine
 from fastmaml.plan import InnerLr, Plan
-from tests.problems import gradients, network, parameters_of, relative_error, samples, task_batch
+from tests.problems import ON_CPU, gradients, network, parameters_of, relative_error, samples, task_batch
 
-ENGINES = engines.available()
+ENGINES = ON_CPU
 
 
 def by_hand(model, batch, lr, steps, loss=F.mse_loss, first_order=False):
@@ -262,14 +262,26 @@ def test_fitted_parameters_do_not_survive_a_change_of_the_model():
 
 
 def test_auto_explains_itself():
-    fastest = engines.available()[0]
-    assert MAML(network()).explain() == f"engine {fastest!r}: the fastest that runs this model"
+    fastest = ON_CPU[0]
+    lines = MAML(network()).explain().splitlines()
+    assert lines[0] == f"engine {fastest!r}: the fastest that runs this model"
+    absent = [f"not {name!r}: " for name in engines.NAMES[: engines.NAMES.index(fastest)]]
+    assert all(line.startswith(start) for line, start in zip(lines[1:], absent, strict=True))
     gelu = MAML(nn.Sequential(nn.Linear(3, 2), nn.GELU()))
     assert gelu.engine.name == "functional"
-    assert "engine 'functional': the fastest that runs this model\nnot 'cpu': " in gelu.explain()
+    assert gelu.explain().startswith("engine 'functional': the fastest that runs this model\nnot ")
+    assert "\nnot 'cpu': " in gelu.explain()
     reference = MAML(network(), engine="reference")
     assert reference.explain().startswith("engine 'reference': as asked for\n")
     assert "'functional' runs this model too, faster" in reference.explain()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
+def test_the_gpu_engine_without_a_gpu():
+    with pytest.raises(
+        ValueError, match="engine: 'gpu' is not available, as torch finds no GPU here; allowed here are"
+    ):
+        MAML(network(), engine="gpu")
 
 
 @pytest.mark.skipif("cpu" not in ENGINES, reason="the compiled core is not installed")

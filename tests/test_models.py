@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastmaml import models
 from fastmaml.models import LINEAR_ONLY, OmniglotMLP, SinusoidMLP, mlp
 from fastmaml.plan import BatchNormLayer, FlattenLayer, LinearLayer, Plan, ReLULayer, TanhLayer
 
@@ -106,3 +107,32 @@ def test_an_mlp_of_any_widths_and_activation():
 def test_bad_sizes_are_named(sizes):
     with pytest.raises(ValueError, match="sizes="):
         mlp(sizes)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "parameters"),
+    [
+        (models.omniglot_conv4, (1, 28, 28), 9 * 64 + 3 * 9 * 64 * 64 + 8 * 64 + 65 * 5),
+        (models.mini_imagenet_conv4, (3, 84, 84), 27 * 32 + 3 * 9 * 32 * 32 + 8 * 32 + 801 * 5),
+        (models.snell_conv4, (1, 28, 28), 9 * 64 + 3 * 9 * 64 * 64 + 8 * 64 + 65 * 5),
+        (models.functorch_omniglot, (1, 28, 28), 10 * 64 + 2 * 577 * 64 + 6 * 64 + 65 * 5),
+    ],
+)
+def test_networks_on_images_are_planned(make, shape, parameters):
+    model = make()
+    plan = Plan.of(model, "cross_entropy")
+    assert plan.obstacle is None
+    assert plan.shape_obstacle(shape) is None
+    assert plan.num_parameters == parameters
+    assert model(torch.randn(4, *shape)).shape == (4, 5)
+
+
+def test_convolutions_start_as_in_the_authors_code():
+    model = models.omniglot_conv4(generator=torch.Generator().manual_seed(1))
+    weight = model.layers.conv2.weight
+    bound = (6 / (2 * 9 * 64)) ** 0.5
+    assert bound * 0.99 < weight.abs().max() <= bound
+    again = models.omniglot_conv4(generator=torch.Generator().manual_seed(1))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    with pytest.raises(ValueError, match="size=8"):
+        models.mini_imagenet_conv4(size=8)

@@ -6,7 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastmaml.plan import BatchNormLayer, FlattenLayer, LinearLayer, Plan, ReLULayer, TanhLayer
+from fastmaml.plan import (
+    BatchNormLayer,
+    Conv2dLayer,
+    FlattenLayer,
+    LinearLayer,
+    MaxPoolLayer,
+    Plan,
+    ReLULayer,
+    SpatialMeanLayer,
+    TanhLayer,
+)
 from tests.problems import network
 
 
@@ -182,7 +192,8 @@ def again(self, x):
     ("module", "words"),
     [
         (nn.Sequential(nn.Linear(3, 4), nn.GELU()), r"layer '1' \(GELU\) is not known; accepted is a straight line"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3)), r"layer '0' \(Conv2d\) is not known"),
+        (nn.Sequential(nn.Conv1d(1, 2, 3)), r"layer '0' \(Conv1d\) is not known"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), "the network ends in images"),
         (tied(), "parameter '2.weight' is shared with '0.weight'"),
         (hooked(), r"layer '2' \(Linear\) has hooks"),
         (unused(), "parameter 'extra.weight' has no part in the forward pass"),
@@ -252,3 +263,72 @@ def test_patterns_choose_what_is_adapted_and_meta_learned():
 def test_what_cannot_be_planned_at_all(arguments, error, words):
     with pytest.raises(error, match=words):
         Plan.of(**({"module": nn.Linear(2, 2)} | arguments))
+
+
+def test_images_have_their_layers_and_sizes():
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding="same"),
+        nn.BatchNorm2d(4),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.ReLU(),
+        nn.Linear(16, 2),
+    )
+    plan = Plan.of(module)
+    assert plan.layers == (
+        Conv2dLayer("0", 3, 4, (3, 3), (1, 1), (1, 1), weight=0, bias=1),
+        BatchNormLayer("1", 4, 1e-5, weight=2, bias=3, images=True),
+        MaxPoolLayer("2", (2, 2), (2, 2), (0, 0)),
+        ReLULayer("4"),  # commutes with flattening
+        FlattenLayer("3"),
+        LinearLayer("5", 16, 2, weight=4, bias=5),
+    )
+    assert (plan.takes_images, plan.num_inputs, plan.num_outputs) == (True, None, 2)
+    assert plan.shape_obstacle((3, 5, 4)) is None
+    assert "layer '5' takes [16] a sample, and [36] reaches it" in plan.shape_obstacle((3, 6, 6))
+    assert "layer '0' takes [3, H, W] a sample, and [1, 4, 4] reaches it" in plan.shape_obstacle((1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: torch.mean(x, dim=[-1, -2]),
+        lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+        lambda x: F.max_pool2d(x, 2).mean([2, 3]),
+    ],
+)
+def test_ways_to_take_the_mean_over_pixels(mean):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(1, 3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.linear(mean(self.conv(x)))
+
+    plan = Plan.of(Net())
+    assert SpatialMeanLayer in kinds(plan), plan.obstacle
+    assert plan.shape_obstacle((1, 8, 8)) is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Conv2d(2, 2, 3, groups=2), "groups=2; accepted is 1"),
+        (nn.Conv2d(2, 2, 3, dilation=2), r"dilation=\(2, 2\)"),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), "padding_mode='circular'"),
+        (nn.Conv2d(2, 2, 2, padding="same"), "pads an even kernel"),
+        (nn.Conv2d(2, 2, 3, padding=3), "accepted is less than the kernel"),
+        (nn.Conv2d(2, 2, 16), "at most 225 taps"),
+        (nn.MaxPool2d(2, ceil_mode=True), "ceil_mode=True"),
+        (nn.AdaptiveAvgPool2d(2), "pools to 2"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Tanh()), "follows a mean over pixels"),
+        (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8)), "flattened images reach it"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8, 2), nn.Conv2d(2, 2, 1)), "rows of features reach it"),
+    ],
+)
+def test_obstacles_on_images_name_the_layer(layer, words):
+    plan = Plan.of(nn.Sequential(nn.Conv2d(2, 2, 1), layer))
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(plan.obstacle)

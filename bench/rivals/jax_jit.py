@@ -9,7 +9,16 @@ from torch import Tensor
 
 from bench.problem import Problem
 from bench.rivals import Step
-from fastmaml.plan import BatchNormLayer, FlattenLayer, LinearLayer, Plan, ReLULayer
+from fastmaml.plan import (
+    BatchNormLayer,
+    Conv2dLayer,
+    FlattenLayer,
+    LinearLayer,
+    MaxPoolLayer,
+    Plan,
+    ReLULayer,
+    SpatialMeanLayer,
+)
 
 Parameters = list[Array]  # in the order of the plan's slots
 
@@ -42,7 +51,7 @@ def prepare(problem: Problem) -> Step:
 
 
 def _array(tensor: Tensor) -> Array:
-    return jnp.asarray(tensor.detach().numpy())
+    return jnp.asarray(tensor.detach().cpu().numpy())
 
 
 def _forward(plan: Plan, parameters: Parameters, x: Array) -> Array:
@@ -53,12 +62,27 @@ def _forward(plan: Plan, parameters: Parameters, x: Array) -> Array:
             x = x @ parameters[layer.weight].T
             x = x if layer.bias is None else x + parameters[layer.bias]
         elif isinstance(layer, BatchNormLayer):
-            x = (x - x.mean(axis=0)) * jax.lax.rsqrt(x.var(axis=0) + layer.eps)
-            x = x if layer.weight is None else x * parameters[layer.weight]
-            x = x if layer.bias is None else x + parameters[layer.bias]
+            axes = (0, *range(2, x.ndim))
+            x = (x - x.mean(axes, keepdims=True)) * jax.lax.rsqrt(x.var(axes, keepdims=True) + layer.eps)
+            x = x if layer.weight is None else x * _by_channel(parameters[layer.weight], x)
+            x = x if layer.bias is None else x + _by_channel(parameters[layer.bias], x)
+        elif isinstance(layer, Conv2dLayer):
+            padding = [(pad, pad) for pad in layer.padding]
+            x = jax.lax.conv_general_dilated(x, parameters[layer.weight], layer.stride, padding)
+            x = x if layer.bias is None else x + _by_channel(parameters[layer.bias], x)
+        elif isinstance(layer, MaxPoolLayer):
+            window, stride = (1, 1, *layer.kernel), (1, 1, *layer.stride)
+            padding = [(0, 0), (0, 0), *((pad, pad) for pad in layer.padding)]
+            x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, stride, padding)
+        elif isinstance(layer, SpatialMeanLayer):
+            x = x.mean(axis=(2, 3))
         else:
             x = jax.nn.relu(x) if isinstance(layer, ReLULayer) else jnp.tanh(x)
     return x
+
+
+def _by_channel(values: Array, x: Array) -> Array:
+    return values.reshape((1, -1) + (1,) * (x.ndim - 2))
 
 
 def _mse(outputs: Array, targets: Array) -> Array:

@@ -55,21 +55,22 @@ def as_step(function: Callable[..., tuple[Parameters, Tensor]], problem: Problem
 
 
 class WrittenOutNorm(nn.Module):
-    """What BatchNorm1d does in training mode, with the same parameters."""
+    """What BatchNorm1d and BatchNorm2d do in training mode, with the same parameters."""
 
-    def __init__(self, norm: nn.BatchNorm1d) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        var, mean = torch.var_mean(x, dim=0, unbiased=False)
-        return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        var, mean = torch.var_mean(x, dim=(0, *range(2, x.dim())), unbiased=False, keepdim=True)
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        return (x - mean) * torch.rsqrt(var + self.eps) * self.weight.reshape(shape) + self.bias.reshape(shape)
 
 
 def with_norms_written_out(network: nn.Module) -> nn.Module:
     """A copy of a network whose direct children are layers."""
     network = deepcopy(network)
     for name, child in list(network.named_children()):
-        if isinstance(child, nn.BatchNorm1d):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
             setattr(network, name, WrittenOutNorm(child))
     return network

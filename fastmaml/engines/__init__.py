@@ -14,7 +14,7 @@ from fastmaml.plan import InnerLr, Plan
 __all__ = ["NAMES", "Engine", "MetaGradient", "available", "candidates", "choose", "get"]
 
 #: every engine, the fastest first
-NAMES = ("cpu", "functional", "reference")
+NAMES = ("gpu", "cpu", "functional", "reference")
 
 
 def get(name: str) -> Engine:
@@ -84,7 +84,17 @@ def _load(name: str) -> tuple[Engine | None, str | None]:
         from fastmaml.engines.functional import FunctionalEngine
 
         return FunctionalEngine(), None
-    return _load_cpu()
+    return _load_gpu() if name == "gpu" else _load_cpu()
+
+
+def _load_gpu() -> tuple[Engine | None, str | None]:
+    if not (torch.cuda.is_available() or torch.xpu.is_available()):
+        return None, "torch finds no GPU here"
+    try:
+        from fastmaml.engines.gpu import GpuEngine
+    except ImportError as error:
+        return None, f"Triton cannot be imported ({error}); pip install triton"
+    return GpuEngine(), None
 
 
 def _load_cpu() -> tuple[Engine | None, str | None]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
-from fastmaml.plan import AppendLayer, BatchNormLayer, FlattenLayer, InnerLr, LinearLayer, Plan, TanhLayer
+from fastmaml.plan import InnerLr, Plan
 
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64"}
-_models: WeakKeyDictionary[Plan, _core.Model] = WeakKeyDictionary()
+_models: WeakKeyDictionary[Plan, dict[tuple[int, ...] | None, _core.Model]] = WeakKeyDictionary()
 
 
 class CpuEngine(Engine):
@@ -47,7 +48,7 @@ class CpuEngine(Engine):
             return "it knows the losses 'mse', 'cross_entropy', 'gaussian' and 'categorical', not callables"
         if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
             return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
-        if plan.num_inputs is None:
+        if plan.num_outputs is None:
             return "the network has no layer with parameters"
         return None
 
@@ -59,7 +60,7 @@ class CpuEngine(Engine):
         fast = parameters.new_empty(tasks, plan.num_parameters)
         losses = parameters.new_empty(tasks, steps)
         rates, kept = _plain(inner_lr.values, parameters.dtype), _Samples(plan, support, parameters.dtype)
-        call = _verb(plan, "adapt", parameters.dtype)
+        call = _verb(plan, "adapt", parameters.dtype, support.x)
         problem = call(
             parameters.data_ptr(), parameters.dim() == 1, rates.data_ptr(), kept.addresses, tasks, steps,
             torch.get_num_threads(), fast.data_ptr(), losses.data_ptr(),
@@ -84,7 +85,7 @@ class CpuEngine(Engine):
         learned = torch.empty_like(parameters) if inner_lr.learned else None
         support, query = _Samples(plan, batch.support, dtype), _Samples(plan, batch.query, dtype)
         rates = _plain(inner_lr.values, dtype)
-        problem = _verb(plan, "meta_gradient", dtype)(
+        problem = _verb(plan, "meta_gradient", dtype, batch.query.x)(
             parameters.data_ptr(), rates.data_ptr(), inner_lr.uniform, support.addresses, query.addresses, tasks,
             steps, rule.through_steps, torch.get_num_threads(), losses.data_ptr(), gradient.data_ptr(),
             0 if learned is None else learned.data_ptr(), outputs.data_ptr(),
@@ -97,7 +98,7 @@ class CpuEngine(Engine):
         fast, x = _plain(fast, fast.dtype), _plain(x, fast.dtype)
         tasks, n = x.shape[:2]
         outputs = fast.new_empty(tasks, n, plan.num_outputs or 0)
-        call = _verb(plan, "predict", fast.dtype)
+        call = _verb(plan, "predict", fast.dtype, x)
         _raise(call(fast.data_ptr(), x.data_ptr(), tasks, n, torch.get_num_threads(), outputs.data_ptr()), plan)
         return outputs
 
@@ -105,7 +106,7 @@ class CpuEngine(Engine):
         fast, vectors = _plain(fast, fast.dtype), _plain(vectors, fast.dtype)
         products = torch.empty_like(fast)
         kept = _Samples(plan, support, fast.dtype)
-        problem = _verb(plan, "hvp", fast.dtype)(
+        problem = _verb(plan, "hvp", fast.dtype, support.x)(
             fast.data_ptr(), kept.addresses, vectors.data_ptr(), fast.shape[0], torch.get_num_threads(),
             products.data_ptr(),
         )  # fmt: skip
@@ -132,34 +133,16 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
-def _verb(plan: Plan, verb: str, dtype: torch.dtype) -> Any:
-    model = _models.get(plan)
+def _verb(plan: Plan, verb: str, dtype: torch.dtype, x: Tensor) -> Any:
+    """The core's function; its model is made once for each plan, and for each size of images."""
+    size = tuple(x.shape[2:]) if plan.takes_images else None
+    models = _models.get(plan)
+    if models is None:
+        models = _models[plan] = {}
+    model = models.get(size)
     if model is None:
-        model = _models[plan] = _model(plan)
+        model = models[size] = core_model(plan, size)
     return getattr(model, f"{verb}_{_SUFFIXES[dtype]}")
-
-
-def _model(plan: Plan) -> _core.Model:
-    """The plan's layers as (kind, in, out, weight offset, bias offset, eps)."""
-    width = plan.num_inputs or 0
-    offsets = {None: -1} | {index: slot.offset for index, slot in enumerate(plan.slots)}
-    layers = []
-    for layer in plan.layers or ():
-        if isinstance(layer, FlattenLayer):
-            continue
-        if isinstance(layer, LinearLayer):
-            places = offsets[layer.weight], offsets[layer.bias]
-            layers.append(("linear", layer.in_features, layer.out_features, *places, 0.0))
-            width = layer.out_features
-        elif isinstance(layer, BatchNormLayer):
-            places = offsets[layer.weight], offsets[layer.bias]
-            layers.append(("batch_norm", width, width, *places, layer.eps))
-        elif isinstance(layer, AppendLayer):
-            layers.append(("append", width, width + layer.count, -1, offsets[layer.value], 0.0))
-            width += layer.count
-        else:
-            layers.append(("tanh" if isinstance(layer, TanhLayer) else "relu", width, width, -1, -1, 0.0))
-    return _core.Model(layers, plan.loss_name, plan.num_parameters)
 
 
 def _raise(problem: tuple[str, str, int, int, int] | None, plan: Plan) -> None:

@@ -31,6 +31,8 @@ class Recipe(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     loss: ClassVar[str]
+    clip_value: ClassVar[float | None] = None
+    """Largest magnitude of an element of the meta-gradient."""
 
     iterations: int = option(60_000, "meta-iterations; each is one meta-batch and one step of Adam", minimum=1)
     meta_batch: int = option(25, "tasks in a meta-batch", minimum=1)

@@ -31,3 +31,20 @@ OMNIGLOT_MLP: Mapping[tuple[int, int], Accuracy] = {
 
 OMNIGLOT_TEST_STEPS = 3
 """Inner steps at test behind OMNIGLOT_MLP (appendix A.1)."""
+
+OMNIGLOT_CONV: Mapping[tuple[int, int], Accuracy] = {
+    (5, 1): Accuracy(98.7, 0.4),
+    (5, 5): Accuracy(99.9, 0.1),
+    (20, 1): Accuracy(95.8, 0.3),
+    (20, 5): Accuracy(98.9, 0.2),
+}
+"""Accuracy of "MAML, conv" after the test's gradient steps, by (ways, shots) (table 1)."""
+
+MINI_IMAGENET: Mapping[tuple[int, int], Accuracy] = {(5, 1): Accuracy(48.70, 1.84), (5, 5): Accuracy(63.11, 0.92)}
+"""Accuracy of MAML on MiniImagenet, by (ways, shots) (table 1)."""
+
+MINI_IMAGENET_TEST_STEPS = 10
+"""Inner steps at test behind MINI_IMAGENET (appendix A.1)."""
+
+CIFAR_FS: Mapping[tuple[int, int], Accuracy] = {(5, 1): Accuracy(58.9, 1.9), (5, 5): Accuracy(71.5, 1.0)}
+"""Accuracy of MAML with 32 filters on CIFAR-FS, by (ways, shots), as Bertinetto et al. 2019 report it."""

@@ -58,6 +58,7 @@ def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options:
         log_dir=folder,
         checkpoint_every=recipe.checkpoint_every,
         config=description(recipe),
+        clip_value=recipe.clip_value,
         **options,
     )
     return maml, trainer.run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -153,7 +154,7 @@ class CategoricalPolicy(Policy):
 
 def _mlp(sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator | None) -> nn.Sequential:
     layers = nn.Sequential()
-    for number, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+    for number, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
         linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
         nn.init.xavier_uniform_(linear.weight, generator=generator)
         nn.init.zeros_(linear.bias)

@@ -2,6 +2,7 @@
 
 from fastmaml.tasks.base import BlockSource, TaskSource, TaskStream
 from fastmaml.tasks.episodes import QUARTER_TURNS, Episodes
+from fastmaml.tasks.images import ImageClasses, load_image_parts
 from fastmaml.tasks.omniglot import Omniglot, load_omniglot
 from fastmaml.tasks.sinusoid import SineWaves, Sinusoid
 from fastmaml.tasks.splits import Split, random_split
@@ -10,12 +11,14 @@ __all__ = [
     "QUARTER_TURNS",
     "BlockSource",
     "Episodes",
+    "ImageClasses",
     "Omniglot",
     "SineWaves",
     "Sinusoid",
     "Split",
     "TaskSource",
     "TaskStream",
+    "load_image_parts",
     "load_omniglot",
     "random_split",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,8 @@ class Episodes:
         shots: support samples of each class.
         queries: query samples of each class; as many as `shots` if None, which is Finn et al.'s choice.
         rotations: angles in degrees, counter-clockwise, multiples of 90, e.g. `QUARTER_TURNS`.
+        counts: int64 [classes], how many of its samples each class really has, the first ones; None for all.
+        names: of the classes, for errors.
 
     Raises:
         TypeError: `images` is not a uint8 tensor.
@@ -47,13 +50,16 @@ class Episodes:
         shots: int,
         queries: int | None = None,
         rotations: Sequence[int] = (0,),
+        counts: Tensor | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         _check_images(images)
         self.classes, self.samples = images.shape[:2]
         self.ways = check_count("ways", ways)
         self.shots = check_count("shots", shots)
         self.queries = self.shots if queries is None else check_count("queries", queries)
-        self._check_enough()
+        self._counts = None if counts is None or bool((counts == self.samples).all()) else counts.cpu()
+        self._check_enough(names)
         self.rotations = _check_rotations(rotations, images)
         self._shape = (1, *images.shape[2:])[-3:]  # channels, H, W
         turned = [torch.rot90(images, angle // 90, dims=(-2, -1)) for angle in self.rotations]
@@ -74,6 +80,18 @@ class Episodes:
             Samples(query_x.view(num_tasks, -1, *self._shape), self._query_labels.repeat(num_tasks, 1)),
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie; a trainer draws on it, so that on a GPU an episode makes no trip to the host."""
+        return self._store.device
+
+    def to(self, device: torch.device | str) -> Episodes:
+        """The same episodes from images on another device, where they stay uint8."""
+        moved = copy.copy(self)
+        for name in ("_store", "_support_labels", "_query_labels"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
+
     def stream(self, num_tasks: int, generator: torch.Generator) -> TaskStream:
         """An endless iterator of meta-batches that resumes exactly; what a trainer draws from."""
         return TaskStream(self, num_tasks, generator)
@@ -82,27 +100,33 @@ class Episodes:
         """Rows of the store: support [T, ways, shots] and query [T, ways, queries]."""
         shape = (num_tasks, self.ways)
         classes = _distinct(self.ways, (num_tasks, self.classes), generator)  # [T, ways]
+        counts = None if self._counts is None else self._counts.to(classes.device)[classes]
         if len(self.rotations) > 1:
             turn = torch.randint(len(self.rotations), shape, generator=generator, device=generator.device)
             classes = classes + turn * self.classes
-        samples = _distinct(self.shots + self.queries, (*shape, self.samples), generator)
+        samples = _distinct(self.shots + self.queries, (*shape, self.samples), generator, counts)
         rows = classes[..., None] * self.samples + samples  # [T, ways, shots + queries]
         return rows[..., : self.shots], rows[..., self.shots :]
 
-    def _check_enough(self) -> None:
+    def _check_enough(self, names: Sequence[str] | None) -> None:
         if self.ways > self.classes:
             raise ValueError(f"ways={self.ways}, but images holds {self.classes} classes; give at most that many")
-        if self.shots + self.queries > self.samples:
+        fewest = self.samples if self._counts is None else int(self._counts.min())
+        if self.shots + self.queries > fewest:
+            named = f" of '{names[int(self._counts.argmin())]}'" if names and self._counts is not None else ""
             raise ValueError(
                 f"shots={self.shots} and queries={self.queries} need {self.shots + self.queries} samples "
-                f"of a class, but images holds {self.samples}; lower one of them"
+                f"of a class, but images holds {fewest}{named}; lower one of them"
             )
 
 
-def _distinct(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """`count` distinct indices into the last dimension of `shape`, in random order: the places of the largest
-    of as many random numbers. topk must sort, or the order would not be random."""
-    return torch.rand(shape, generator=generator, device=generator.device).topk(count, sorted=True).indices
+def _distinct(count: int, shape: tuple[int, ...], generator: torch.Generator, limits: Tensor | None = None) -> Tensor:
+    """`count` distinct indices into the last dimension of `shape`, each below its limit, in random order: the places of
+    the largest of as many random numbers. topk must sort, or the order would not be random."""
+    keys = torch.rand(shape, generator=generator, device=generator.device)
+    if limits is not None:
+        keys = keys.masked_fill(torch.arange(shape[-1], device=keys.device) >= limits[..., None], -1.0)
+    return keys.topk(count, sorted=True).indices
 
 
 def _check_images(images: Tensor) -> None:

@@ -24,7 +24,7 @@ def counted(problem: Problem) -> int:
 def of(problem: Problem) -> int:
     batch = problem.batch
     sizes = batch.num_tasks, batch.support.num_samples, batch.query.num_samples
-    return necessary(problem.plan, *sizes, problem.steps)
+    return necessary(problem.plan, *sizes, problem.steps, tuple(batch.support.x.shape[2:]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -57,3 +57,28 @@ def test_wide_input_by_hand():
 def test_a_plan_without_layers_is_refused():
     with pytest.raises(ValueError, match="plan: operations are counted from its layers"):
         necessary(Plan.of(nn.Conv1d(1, 1, 1)), 1, 1, 1, 1)
+
+
+def on_images(padding: int) -> Problem:
+    layers = [nn.Conv2d(2, 3, 3, padding=padding), nn.Tanh(), nn.Conv2d(3, 4, 3, stride=2, padding=padding)]
+    width = 16 if padding == 0 else 36
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, 2))
+    samples = Samples(torch.randn(2, 3, 2, 7 if padding == 0 else 6, 7 if padding == 0 else 6), torch.randn(2, 3, 2))
+    return Problem("images", network, TaskBatch(samples, samples), steps=2, lr=0.1, loss="mse")
+
+
+def test_convolutions_without_padding_are_what_autograd_multiplies():
+    first_layer = 2 * 25 * 9 * 2 * 3
+    superfluous = 2 * 2 * 3 * first_layer  # autograd's double backward also takes a product that nobody asks for
+    assert of(on_images(0)) + superfluous == counted(on_images(0))
+
+
+def test_products_with_padding_are_not_necessary():
+    assert of(on_images(1)) < counted(on_images(1))
+    plan = Plan.of(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert necessary(plan, 1, 1, 1, 1, (1, 2, 2)) == 2 * 16 * (4 + 2)  # every tap that meets one of 2×2 pixels
+
+
+def test_images_need_a_size():
+    with pytest.raises(ValueError, match="sample: not given"):
+        necessary(on_images(0).plan, 1, 1, 1, 1)

@@ -114,7 +114,8 @@ def test_isa_is_forced_by_the_environment(name: str) -> None:
     ("layers", "loss", "message"),
     [
         ([], "mse", "at least one layer"),
-        ([("conv", 1, 1, 0, -1, 0.0)], "mse", "unknown layer kind"),
+        ([("attention", 1, 1, 0, -1, 0.0)], "mse", "unknown layer kind"),
+        ([("conv", 1, 1, 0, -1, 0.0)], "mse", "needs a geometry"),
         ([("linear", 2, 2, 0, -1, 0.0)], "huber", "loss must be"),
         ([("linear", 2, 2, 0, -1, 0.0), ("linear", 3, 2, 0, -1, 0.0)], "mse", "do not chain"),
         ([("linear", 2, 3, 0, -1, 0.0)], "mse", "beyond the vector"),

@@ -40,6 +40,27 @@ def test_a_batch_is_what_it_says():
     assert all(part.is_contiguous() for samples in (batch.support, batch.query) for part in (samples.x, samples.y))
 
 
+def test_moved_episodes_are_drawn_on_their_device_and_the_first_stay():
+    """On the meta device, whose tensors have shapes but no numbers."""
+    episodes = Episodes(torch.zeros(6, 4, 5, 5, dtype=torch.uint8), ways=3, shots=1, queries=2, rotations=QUARTER_TURNS)
+    moved = episodes.to("meta")
+    assert (episodes.device.type, moved.device.type) == ("cpu", "meta")
+    batch = moved.sample(2, seeded())
+    assert batch.support.x.shape == (2, 3, 1, 5, 5)
+    assert {t.device.type for s in (batch.support, batch.query) for t in (s.x, s.y)} == {"meta"}
+    assert episodes.sample(2, seeded()).support.x.device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+def test_a_run_on_a_gpu_draws_there():
+    from fastmaml.trainer_arguments import open_stream
+
+    episodes = Episodes(torch.randint(256, (6, 4, 5, 5), dtype=torch.uint8), ways=3, shots=1).to("cuda")
+    first, again = (next(open_stream(episodes, 2, seed=3)) for _ in range(2))
+    assert first.support.x.is_cuda
+    assert torch.equal(first.query.x, again.query.x)
+
+
 @pytest.mark.parametrize("rotations", [(0,), QUARTER_TURNS])
 def test_classes_are_distinct_and_no_sample_is_in_both_sets(rotations):
     batch = Episodes(labelled_images(6, 5), 4, 2, 3, rotations).sample(200, seeded())

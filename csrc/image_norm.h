@@ -1,0 +1,412 @@
+// Batch norm over all pixels of a task's images, with the ReLU and the max-pooling after it in the same pass.
+// x-hat is never kept: it is (z - mean) rstd. Derivation: docs/convolutions.md.
+#pragma once
+
+#include "batch_norm.h"
+
+namespace fastmaml::FASTMAML_ISA {
+namespace {
+
+constexpr Index kSpan = 128;  // pixels summed in the working precision before they are added in double
+
+// Calls f(first sample, last, first pixel, last) for spans of about kSpan pixels.
+template <class F>
+inline void for_spans(Index n, Index pixels, F f) {
+  if (pixels >= kSpan) {
+    for (Index s = 0; s < n; ++s)
+      for (Index p = 0; p < pixels; p += kSpan) f(s, s + 1, p, p + kSpan < pixels ? p + kSpan : pixels);
+    return;
+  }
+  const Index group = kSpan / pixels;
+  for (Index s = 0; s < n; s += group) f(s, s + group < n ? s + group : n, Index(0), pixels);
+}
+
+// One batch norm layer of one sweep, on images.
+template <class T>
+struct ImageNorm {
+  const Layer& layer;
+  Index n, width, pixels, selected_pixels;  // padded channels; pixels of an input and of an output
+  Map<T> z, dz, y, dy;
+  T *selected, *choice, *statistics;
+  double* sums;
+  const T *scale, *shift;
+
+  T* row(Statistic which) const { return statistics + which * width; }
+  double* sum(Index which) const { return sums + which * width; }
+  T count() const { return static_cast<T>(n * pixels); }
+  // The input that reached output pixel p of sample s, which max-pooling has chosen.
+  const T* chosen(Index s, Index p) const {
+    return layer.pool ? selected + (s * selected_pixels + p) * width : z.at + s * z.sample + p * z.pixel;
+  }
+  const T* chosen_by(Index s, Index p) const { return choice + (s * selected_pixels + p) * width; }
+};
+
+template <class T>
+ImageNorm<T> image_norm(const Sweep<T>& s, Index l) {
+  const Layer& layer = s.layer(l);
+  const LayerPlace<T>& p = s.place(l);
+  Map<T> z{}, dz{};
+  if (l > 0 || s.data) z = s.input_map(l);
+  if (l > 0) dz = s.delta_map(l);
+  return {layer,
+          s.n,
+          padded<T>(layer.out),
+          layer.in_size[0] * layer.in_size[1],
+          layer.out_size[0] * layer.out_size[1],
+          z,
+          dz,
+          s.output_map(l),
+          s.output_delta_map(l),
+          s.state + p.selected,
+          s.state + p.choice,
+          s.state + p.statistics,
+          reinterpret_cast<double*>(s.state + p.sums),
+          layer.weight >= 0 ? s.theta + p.scale : nullptr,
+          layer.bias >= 0 ? s.theta + p.shift : nullptr};
+}
+
+template <class T>
+inline void add_lanes(const Wide<T>& value, double* to) {
+  for (int i = 0; i < kLanes<T>; ++i) to[i] += static_cast<double>(value[i]);
+}
+
+// A span's own mean and squared deviations join the totals (Chan, Golub, LeVeque 1979).
+template <class T>
+inline void join(Wide<T> mean, Wide<T> squares, double count, double before, double* means, double* total_squares) {
+  const double share = count / (before + count);
+  for (int i = 0; i < kLanes<T>; ++i) {
+    const double apart = static_cast<double>(mean[i]) - means[i];
+    means[i] += apart * share;
+    total_squares[i] += static_cast<double>(squares[i]) + apart * apart * before * share;
+  }
+}
+
+// Padding channels get rstd = 0, so that they stay zero.
+template <class T>
+void finish_statistics(const ImageNorm<T>& b) {
+  for (Index c = 0; c < b.width; ++c) {
+    const double variance = b.sum(1)[c] / static_cast<double>(b.n * b.pixels);
+    b.row(kMean)[c] = c < b.layer.out ? static_cast<T>(b.sum(0)[c]) : T(0);
+    b.row(kRstd)[c] = c < b.layer.out ? static_cast<T>(1 / square_root(variance + b.layer.eps)) : T(0);
+  }
+}
+
+template <class T>
+void image_statistics(const ImageNorm<T>& b) {
+  using V = Wide<T>;
+  for (Index i = 0; i < 2 * b.width; ++i) b.sums[i] = 0;
+  double before = 0;
+  for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
+    const Index count = (s1 - s0) * (p1 - p0);
+    const T inverse = T(1) / static_cast<T>(count);
+    for (Index c = 0; c < b.width; c += kLanes<T>) {
+      V mean{}, squares{};
+      for (Index s = s0; s < s1; ++s)
+        for (Index p = p0; p < p1; ++p) mean += load<V>(b.z.at + s * b.z.sample + p * b.z.pixel + c);
+      mean *= inverse;
+      for (Index s = s0; s < s1; ++s)
+        for (Index p = p0; p < p1; ++p) {
+          const V apart = load<V>(b.z.at + s * b.z.sample + p * b.z.pixel + c) - mean;
+          squares += apart * apart;
+        }
+      join<T>(mean, squares, static_cast<double>(count), before, b.sum(0) + c, b.sum(1) + c);
+    }
+    before += static_cast<double>(count);
+  });
+  finish_statistics(b);
+}
+
+// y = (z - mean) rstd scale + shift
+template <class T>
+struct Affine {
+  Wide<T> mean, factor, shift;
+  Affine(const ImageNorm<T>& b, Index c)
+      : mean(load<Wide<T>>(b.row(kMean) + c)),
+        factor(load<Wide<T>>(b.row(kRstd) + c)),
+        shift(b.shift ? load<Wide<T>>(b.shift + c) : Wide<T>{}) {
+    if (b.scale) factor *= load<Wide<T>>(b.scale + c);
+  }
+  Wide<T> operator()(Wide<T> z) const { return (z - mean) * factor + shift; }
+};
+
+// The first largest of a window, and the input it was made of; NaN counts as largest, as in torch.
+template <int Side, class T>
+inline Wide<T> largest(const ImageNorm<T>& b, const Affine<T>& affine, const T* window, Wide<T>& input,
+                       Wide<T>& index) {
+  using V = Wide<T>;
+  const Index high = Side ? Side : b.layer.window.kernel[0], wide = Side ? Side : b.layer.window.kernel[1];
+  input = load<V>(window);
+  index = V{};
+  V best = affine(input);
+  for (Index y = 0; y < high; ++y)
+    for (Index x = y == 0; x < wide; ++x) {
+      const V z = load<V>(window + y * b.z.row + x * b.z.pixel), value = affine(z);
+      const auto kept = (best >= value) | (best != best);
+      best = kept ? best : value;
+      input = kept ? input : z;
+      index = kept ? index : splat<V>(static_cast<T>(y * wide + x));
+    }
+  return best;
+}
+
+template <int Side, class T>
+void pooled_line(const ImageNorm<T>& b, const Affine<T>& affine, Index s, Index y, Index c) {
+  using V = Wide<T>;
+  const Window& w = b.layer.window;
+  for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+    V input, index;
+    const V best = largest<Side>(b, affine, b.z(s, y * w.stride[0], x * w.stride[1]) + c, input, index);
+    const Index at = ((s * b.layer.out_size[0] + y) * b.layer.out_size[1] + x) * b.width + c;
+    store(b.selected + at, input);
+    store(b.choice + at, index);
+    store(b.y(s, y, x) + c, b.layer.relu ? relu(best) : best);
+  }
+}
+
+template <class T>
+void image_norm_forward(const Sweep<T>& sweep, Index l) {
+  using V = Wide<T>;
+  const ImageNorm<T> b = image_norm(sweep, l);
+  image_statistics(b);
+  const bool twos = b.layer.window.kernel[0] == 2 && b.layer.window.kernel[1] == 2;
+  for (Index s = 0; s < b.n; ++s)
+    for (Index y = 0; y < b.layer.out_size[0]; ++y)
+      for (Index c = 0; c < b.width; c += kLanes<T>) {
+        const Affine<T> affine(b, c);
+        if (b.layer.pool) {
+          if (twos) pooled_line<2>(b, affine, s, y, c);
+          else pooled_line<0>(b, affine, s, y, c);
+          continue;
+        }
+        for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+          const V value = affine(load<V>(b.z(s, y, x) + c));
+          store(b.y(s, y, x) + c, b.layer.relu ? relu(value) : value);
+        }
+      }
+}
+
+// Sums over output pixels of two quantities f gives, into the rows kMeanDelta and kMeanDeltaX.
+template <class T, class F>
+void sum_outputs(const ImageNorm<T>& b, F f) {
+  for (Index i = 0; i < 2 * b.width; ++i) b.sums[i] = 0;
+  for_spans(b.n, b.selected_pixels, [&](Index s0, Index s1, Index p0, Index p1) {
+    for (Index c = 0; c < b.width; c += kLanes<T>) {
+      Wide<T> first{}, second{};
+      f(s0, s1, p0, p1, c, first, second);
+      add_lanes<T>(first, b.sum(0) + c);
+      add_lanes<T>(second, b.sum(1) + c);
+    }
+  });
+  for (Index c = 0; c < b.width; ++c) {
+    b.row(kMeanDelta)[c] = static_cast<T>(b.sum(0)[c]);
+    b.row(kMeanDeltaX)[c] = static_cast<T>(b.sum(1)[c]);
+  }
+}
+
+// sum of y-bar, and of y-bar x-hat
+template <class T>
+void image_norm_sums(const Sweep<T>& sweep, Index l) {
+  using V = Wide<T>;
+  const ImageNorm<T> b = image_norm(sweep, l);
+  sum_outputs(b, [&](Index s0, Index s1, Index p0, Index p1, Index c, V& first, V& second) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    for (Index s = s0; s < s1; ++s)
+      for (Index p = p0; p < p1; ++p) {
+        const V dy = load<V>(b.dy.at + s * b.dy.sample + p * b.dy.pixel + c);
+        first += dy;
+        second += dy * ((load<V>(b.chosen(s, p) + c) - mean) * rstd);
+      }
+  });
+}
+
+// sum of y-bar-dot, and of y-bar-dot x-hat + y-bar x-hat-dot
+template <class T>
+void image_norm_tangent_sums(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
+  using V = Wide<T>;
+  const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
+  sum_outputs(t, [&](Index s0, Index s1, Index p0, Index p1, Index c, V& first, V& second) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
+    for (Index s = s0; s < s1; ++s)
+      for (Index p = p0; p < p1; ++p) {
+        const V dy = load<V>(b.dy.at + s * b.dy.sample + p * b.dy.pixel + c);
+        const V dy_dot = load<V>(t.dy.at + s * t.dy.sample + p * t.dy.pixel + c);
+        const V x = (load<V>(b.chosen(s, p) + c) - mean) * rstd;
+        const V z_dot = t.z.at ? load<V>(t.chosen(s, p) + c) : V{};
+        first += dy_dot;
+        second += dy_dot * x + dy * (rstd * (z_dot - mean_dot - x * mean_x));
+      }
+  });
+}
+
+template <class T>
+void image_norm_gradient(const ImageNorm<T>& b, const LayerPlace<T>& p, const Destination<T>& to) {
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
+    if (b.layer.weight >= 0) put(to, p.scale + c, load<Wide<T>>(b.row(kMeanDeltaX) + c));
+    if (b.layer.bias >= 0) put(to, p.shift + c, load<Wide<T>>(b.row(kMeanDelta) + c));
+  }
+}
+
+// Calls line(s, y, x, y-bar, y-bar-dot) for every input pixel, with the part of the adjoints that reaches it: those of
+// its window if it was chosen there, else zero. Side: of the windows, 0 where it is not known here.
+template <int Side, class T, class Line>
+inline void reach_line(const ImageNorm<T>& b, const Map<T>& dy, const Map<T>& dy_dot, Index s, Index y, Index c,
+                       const Line& line) {
+  using V = Wide<T>;
+  const Index high = Side ? Side : b.layer.window.kernel[0], wide = Side ? Side : b.layer.window.kernel[1];
+  for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+    const V g = load<V>(dy(s, y, x) + c), g_dot = load<V>(dy_dot(s, y, x) + c);
+    if (!b.layer.pool) {
+      line(s, y, x, g, g_dot);
+      continue;
+    }
+    const V choice = load<V>(b.chosen_by(s, y * b.layer.out_size[1] + x) + c);
+    for (Index ky = 0; ky < high; ++ky)
+      for (Index kx = 0; kx < wide; ++kx) {
+        const auto here = choice == splat<V>(static_cast<T>(ky * wide + kx));
+        line(s, y * high + ky, x * wide + kx, here ? g : V{}, here ? g_dot : V{});
+      }
+  }
+}
+
+// The pixels of a row that no window reaches.
+template <class T, class Line>
+inline void unreached_line(const ImageNorm<T>& b, Index s, Index y, const Line& line) {
+  const bool reached = y < b.layer.out_size[0] * b.layer.window.kernel[0];
+  for (Index x = reached ? b.layer.out_size[1] * b.layer.window.kernel[1] : 0; x < b.layer.in_size[1]; ++x)
+    line(s, y, x, Wide<T>{}, Wide<T>{});
+}
+
+// make_line(c) prepares the constants of a vector of channels.
+template <class T, class MakeLine>
+void for_reached(const ImageNorm<T>& b, const Map<T>& dy, const Map<T>& dy_dot, MakeLine make_line) {
+  const bool twos = b.layer.window.kernel[0] == 2 && b.layer.window.kernel[1] == 2;
+  for (Index s = 0; s < b.n; ++s)
+    for (Index c = 0; c < b.width; c += kLanes<T>) {
+      const auto line = make_line(c);
+      for (Index y = 0; y < b.layer.out_size[0]; ++y) {
+        if (twos) reach_line<2>(b, dy, dy_dot, s, y, c, line);
+        else reach_line<0>(b, dy, dy_dot, s, y, c, line);
+      }
+      for (Index y = 0; b.layer.pool && y < b.layer.in_size[0]; ++y) unreached_line(b, s, y, line);
+    }
+}
+
+// z-bar = rstd (g - mean(g) - x-hat mean(x-hat g)), g = scale y-bar
+template <class T>
+void image_norm_backward(const Sweep<T>& sweep, Index l) {
+  using V = Wide<T>;
+  const ImageNorm<T> b = image_norm(sweep, l);
+  const T inverse = T(1) / b.count();
+  for_reached(b, b.dy, b.dy, [&](Index c) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const V factor = b.scale ? rstd * load<V>(b.scale + c) : rstd;
+    const V mean_g = load<V>(b.row(kMeanDelta) + c) * inverse;
+    const V mean_gx = load<V>(b.row(kMeanDeltaX) + c) * inverse * rstd;
+    return [=, &b](Index s, Index y, Index x, V dy, V) {
+      const V z = load<V>(b.z(s, y, x) + c);
+      V dz = factor * (dy - mean_g - (z - mean) * mean_gx);
+      if (b.layer.input_relu) dz = gate(dz, z);
+      store(b.dz(s, y, x) + c, dz);
+    };
+  });
+}
+
+// mean(z-dot) and mean(x-hat z-dot); zero where the data, which do not move, come first
+template <class T>
+void image_tangent_statistics(const ImageNorm<T>& b, const ImageNorm<T>& t) {
+  using V = Wide<T>;
+  for (Index i = 0; i < 2 * t.width; ++i) t.sums[i] = 0;
+  if (t.z.at)
+    for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
+      for (Index c = 0; c < b.width; c += kLanes<T>) {
+        const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+        V first{}, second{};
+        for (Index s = s0; s < s1; ++s)
+          for (Index p = p0; p < p1; ++p) {
+            const V z_dot = load<V>(t.z.at + s * t.z.sample + p * t.z.pixel + c);
+            first += z_dot;
+            second += z_dot * ((load<V>(b.z.at + s * b.z.sample + p * b.z.pixel + c) - mean) * rstd);
+          }
+        add_lanes<T>(first, t.sum(0) + c);
+        add_lanes<T>(second, t.sum(1) + c);
+      }
+    });
+  for (Index c = 0; c < t.width; ++c) {
+    t.row(kMean)[c] = static_cast<T>(t.sum(0)[c] / static_cast<double>(b.n * b.pixels));
+    t.row(kMeanX)[c] = static_cast<T>(t.sum(1)[c] / static_cast<double>(b.n * b.pixels));
+  }
+}
+
+// The tangent of the input that max-pooling has chosen, kept for the way back.
+template <class T>
+inline Wide<T> chosen_tangent(const ImageNorm<T>& b, const ImageNorm<T>& t, Index s, Index y, Index x, Index c) {
+  using V = Wide<T>;
+  if (!t.z.at) return V{};
+  if (!b.layer.pool) return load<V>(t.z(s, y, x) + c);
+  const Window& w = b.layer.window;
+  const Index p = y * b.layer.out_size[1] + x;
+  const V choice = load<V>(b.chosen_by(s, p) + c);
+  const T* window = t.z(s, y * w.stride[0], x * w.stride[1]) + c;
+  V chosen{};
+  T number = 0;
+  for (Index ky = 0; ky < w.kernel[0]; ++ky)
+    for (Index kx = 0; kx < w.kernel[1]; ++kx, number += T(1))
+      chosen = choice == splat<V>(number) ? load<V>(window + ky * t.z.row + kx * t.z.pixel) : chosen;
+  store(t.selected + (s * b.selected_pixels + p) * b.width + c, chosen);
+  return chosen;
+}
+
+template <class T>
+void image_norm_tangent_forward(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
+  using V = Wide<T>;
+  const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
+  image_tangent_statistics(b, t);
+  for (Index s = 0; s < b.n; ++s)
+    for (Index y = 0; y < b.layer.out_size[0]; ++y)
+      for (Index c = 0; c < b.width; c += kLanes<T>) {
+        const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+        const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
+        const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
+        const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
+        const V shift_dot = t.shift ? load<V>(t.shift + c) : V{};
+        for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+          const V z_dot = chosen_tangent(b, t, s, y, x, c);
+          const V x_hat = (load<V>(b.chosen(s, y * b.layer.out_size[1] + x) + c) - mean) * rstd;
+          const V x_dot = rstd * (z_dot - mean_dot - x_hat * mean_x);
+          const V y_dot = x_dot * scale + x_hat * scale_dot + shift_dot;
+          store(t.y(s, y, x) + c, b.layer.relu ? gate(y_dot, load<V>(b.y(s, y, x) + c)) : y_dot);
+        }
+      }
+}
+
+// The tangent of z-bar:
+// (rstd-dot / rstd) z-bar + rstd (g-dot - mean(g-dot) - x-dot mean(x g) - x mean(x-dot g + x g-dot))
+template <class T>
+void image_norm_tangent_backward(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
+  using V = Wide<T>;
+  const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
+  const T inverse = T(1) / b.count();
+  for_reached(b, b.dy, t.dy, [&](Index c) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
+    const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
+    const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
+    const V sum_g = load<V>(b.row(kMeanDelta) + c), sum_gx = load<V>(b.row(kMeanDeltaX) + c);
+    const V old_gx = scale * sum_gx * inverse;
+    const V mean_g = (scale * load<V>(t.row(kMeanDelta) + c) + scale_dot * sum_g) * inverse;
+    const V mean_gx = (scale * load<V>(t.row(kMeanDeltaX) + c) + scale_dot * sum_gx) * inverse;
+    const V rstd_ratio = -rstd * mean_x;  // rstd-dot / rstd
+    return [=, &b, &t](Index s, Index y, Index x, V dy, V dy_dot) {
+      const V z = load<V>(b.z(s, y, x) + c), x_hat = (z - mean) * rstd;
+      const V x_dot = rstd * (load<V>(t.z(s, y, x) + c) - mean_dot - x_hat * mean_x);
+      const V g_dot = dy_dot * scale + dy * scale_dot;
+      V dz = rstd * (g_dot - mean_g - x_dot * old_gx - x_hat * mean_gx) + rstd_ratio * load<V>(b.dz(s, y, x) + c);
+      if (b.layer.input_relu) dz = gate(dz, z);
+      store(t.dz(s, y, x) + c, dz);
+    };
+  });
+}
+
+}  // namespace
+}  // namespace fastmaml::FASTMAML_ISA

@@ -1,0 +1,213 @@
+"""The Triton kernels as an engine: the whole inner loop of a meta-batch in two or three launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from fastmaml.batch import Samples, TaskBatch
+from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.gpu_network import blocks_of
+from fastmaml.engines.gpu_stages import layers_obstacle, stages_of
+from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
+from fastmaml.kernels.layered import Layered
+from fastmaml.kernels.mlp_launch import Data, Launcher
+from fastmaml.kernels.mlp_network import MAX_OUTPUTS, obstacle
+from fastmaml.plan import InnerLr, Plan
+
+DEVICES = ("cuda", "xpu")
+OLDEST = (7, 0)
+"""Compute capability of the oldest NVIDIA GPU that Triton compiles for."""
+
+_PER_UNIT = 8  # programs that a multiprocessor keeps in flight
+_PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+
+
+class GpuEngine(Engine):
+    """The whole batched inner loop in Triton kernels, float32; fully connected networks take two launches.
+
+    Convolutions, and linear layers too wide for one program, go layer by layer, each for all tasks at once.
+
+    Products are IEEE float32 by default. `torch.set_float32_matmul_precision("high")` allows TF32, "medium" bf16
+    operands; sums and parameters are float32 always. Convolutions also ask `torch.backends.cudnn.allow_tf32`.
+    Nothing waits for the GPU. Results are bitwise the same from run to run on one kind of GPU. Memory grows with K by
+    parameter copies alone.
+    """
+
+    name = "gpu"
+    needs_layers = True
+
+    def __init__(self, devices: tuple[str, ...] = DEVICES) -> None:
+        self._devices = devices
+        self._launchers: WeakKeyDictionary[Plan, dict[Any, Launcher | Layered]] = WeakKeyDictionary()
+
+    def refusal(
+        self,
+        plan: Plan,
+        rule: GradientRule | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        inner_lr: InnerLr | None = None,
+    ) -> str | None:
+        if device is not None and (unfit := self._unfit(device)) is not None:
+            return unfit
+        if dtype is not None and dtype != torch.float32:
+            return f"it computes in float32, and the parameters are {dtype}"
+        if plan.layers is None:
+            return plan.obstacle
+        if plan.loss_name is None:
+            return "it knows the losses 'mse' and 'cross_entropy', not callables"
+        if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
+            return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
+        if plan.num_outputs is not None and plan.num_outputs > MAX_OUTPUTS:
+            return f"the network has {plan.num_outputs} outputs, and its losses take at most {MAX_OUTPUTS}"
+        return layers_obstacle(plan)
+
+    def data_refusal(self, plan: Plan, samples: Samples) -> str | None:
+        weights = samples.weights
+        if weights is None or _in_one_launch(plan, samples.x.shape[1]) or bool((weights > 0).all()):
+            return None
+        return _PADDING
+
+    def _unfit(self, device: torch.device) -> str | None:
+        if device.type not in self._devices:
+            return f"it runs on GPUs, and the parameters are on {device}; call model.cuda()"
+        if device.type == "cuda" and torch.version.hip is None:
+            found = torch.cuda.get_device_capability(device)
+            if found < OLDEST:
+                name = torch.cuda.get_device_name(device)
+                return (
+                    f"its kernels need compute capability {OLDEST[0]}.{OLDEST[1]}, and {name} has {found[0]}.{found[1]}"
+                )
+        return None
+
+    def adapt(
+        self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        with _on(parameters), _memory_told(plan, support, steps):
+            launcher, data = self._launcher(plan, parameters, support.x), _data(support)
+            _check_padding(launcher, support)
+            return launcher.adapt(_plain(parameters), _plain(inner_lr.values), data, steps)
+
+    def meta_gradient(
+        self,
+        plan: Plan,
+        parameters: Tensor,
+        inner_lr: InnerLr,
+        batch: TaskBatch,
+        steps: int,
+        rule: GradientRule,
+    ) -> MetaGradient:
+        with _on(parameters), _memory_told(plan, batch.support, steps):
+            launcher = self._launcher(plan, parameters, batch.support.x, batch.query.x)
+            _check_padding(launcher, batch.support, batch.query)
+            theta, rates = _plain(parameters), _plain(inner_lr.values)
+            support, query = _data(batch.support), _data(batch.query)
+            found = launcher.meta_gradient(theta, rates, support, query, steps, rule.through_steps, inner_lr.learned)
+        return MetaGradient(found.losses, plan.only_meta_learned(found.gradient), found.lr_gradient, found.outputs)
+
+    def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
+        with _on(fast):
+            return self._launcher(plan, fast, x).predict(_plain(fast), _plain(x))
+
+    def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
+        with _on(fast):
+            launcher = self._launcher(plan, fast, support.x)
+            _check_padding(launcher, support)
+            return launcher.hvp(_plain(fast), _data(support), _plain(vectors))
+
+    def _launcher(self, plan: Plan, like: Tensor, *inputs: Tensor) -> Launcher | Layered:
+        """The kernels of a plan for these inputs [T, N, ...], at torch's present precision of products."""
+        sample = tuple(inputs[0].shape[2:]) if plan.takes_images else None
+        samples = max(x.shape[1] for x in inputs)
+        key = (like.device, _precision(like.device, plan.takes_images), sample, samples)
+        known = self._launchers.setdefault(plan, {})
+        if key not in known:
+            known[key] = _launcher(plan, *key)
+        return known[key]
+
+
+def _in_one_launch(plan: Plan, samples: int) -> bool:
+    """Whether one program carries a task of so many samples."""
+    blocks = blocks_of(plan)
+    return not isinstance(blocks, str) and obstacle(blocks, samples) is None
+
+
+def _launcher(
+    plan: Plan, device: torch.device, precision: str, sample: tuple[int, ...] | None, samples: int
+) -> Launcher | Layered:
+    assert plan.loss_name is not None
+    if _in_one_launch(plan, samples):
+        blocks = blocks_of(plan)
+        assert not isinstance(blocks, str)
+        return Launcher(blocks, plan.num_parameters, plan.loss_name, precision, _programs(device))
+    stages = stages_of(plan, sample or (plan.num_inputs or 0,))
+    return Layered(stages, plan.num_parameters, plan.loss_name, precision)
+
+
+_PADDING = (
+    "the weights hold zeros (padding), which its kernels of single layers (convolutions, sets of more than 128 "
+    "samples, layers wider than 1024) do not leave out; the engines 'cpu' and 'reference' do"
+)
+
+
+def _check_padding(launcher: Launcher | Layered, *sets: Samples) -> None:
+    """ValueError for padding that the layered kernels would take for samples."""
+    if isinstance(launcher, Layered) and any(s.weights is not None and not bool((s.weights > 0).all()) for s in sets):
+        raise ValueError(f"weights: {_PADDING}")
+
+
+def _precision(device: torch.device, convolutions: bool) -> str:
+    """Of products, by torch's switches; ieee where the GPU has no units for another."""
+    old = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+    asked = _PRECISIONS[torch.get_float32_matmul_precision()]
+    return "ieee" if old or (convolutions and not torch.backends.cudnn.allow_tf32) else asked
+
+
+def _programs(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 2  # of Triton's interpreter
+    properties = getattr(torch, device.type).get_device_properties(device)
+    units = getattr(properties, "multi_processor_count", None) or properties.max_compute_units
+    return _PER_UNIT * int(units)
+
+
+@contextmanager
+def _on(tensor: Tensor) -> Iterator[None]:
+    """Launches go to the device of the tensor, whichever is current."""
+    if tensor.device.type not in DEVICES:
+        yield
+        return
+    with getattr(torch, tensor.device.type).device(tensor.device):
+        yield
+
+
+@contextmanager
+def _memory_told(plan: Plan, support: Samples, steps: int) -> Iterator[None]:
+    """Out of memory says what it was needed for, and what would fit. Nothing is half-written: results are fresh."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        tasks, n = support.x.shape[:2]
+        copies = (steps + 4) * plan.num_parameters * 4
+        free = torch.cuda.mem_get_info(support.x.device)[0] if support.x.device.type == "cuda" else 0
+        fitting = max(1, free // (2 * copies))
+        raise torch.OutOfMemoryError(
+            f"{error}\nA meta-batch of T={tasks} tasks, N={n} and K={steps} steps keeps {copies / 2**20:.1f} MiB of "
+            f"parameter copies for each task in flight; with {free / 2**20:.0f} MiB free, T={fitting} tasks would fit: "
+            "take fewer tasks at a time and accumulate gradients, or fewer steps"
+        ) from error
+
+
+def _data(samples: Samples) -> Data:
+    weights = None if samples.weights is None else _plain(samples.weights)
+    return Data(_plain(samples.x), _plain(samples.y), weights)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous()

@@ -1,0 +1,108 @@
+"""A Plan as the stages of the layered kernels: a convolution or linear layer, and what follows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastmaml.kernels.conv_launch import Conv
+from fastmaml.kernels.layered import Stage
+from fastmaml.kernels.norm_launch import Unit
+from fastmaml.plan import (
+    BatchNormLayer,
+    Conv2dLayer,
+    FlattenLayer,
+    Layer,
+    LinearLayer,
+    MaxPoolLayer,
+    Plan,
+    ReLULayer,
+    SpatialMeanLayer,
+)
+
+MAX_MEAN = 8
+"""Widest map that a spatial mean is taken of."""
+
+_ORDER = "each Conv2d or Linear may be followed by one batch norm, one ReLU or Tanh and one pooling, in this order"
+
+
+def layers_obstacle(plan: Plan) -> str | None:
+    """Why the layers are no line of stages, whatever the size of the images; None where they are."""
+    place = 4  # how far the present stage is: 1 norm, 2 activation, 3 pooling may follow; 4 none may, for lack of one
+    for layer in plan.layers or ():
+        rank = _rank(layer)
+        if rank == 0:
+            place = 0
+        elif rank is not None and rank <= place:
+            return f"layer '{layer.name}' is out of order: {_ORDER}"
+        elif rank is not None:
+            place = rank
+        if (problem := _window_obstacle(layer)) is not None:
+            return problem
+    return None if plan.num_outputs is not None else "the network has no layer with parameters"
+
+
+def stages_of(plan: Plan, sample: tuple[int, ...]) -> tuple[Stage, ...]:
+    """The stages for samples of this shape, [channels, H, W] or [features].
+
+    Raises:
+        RuntimeError: where the kernels do not take maps of such a size.
+    """
+    offsets = [slot.offset for slot in plan.slots]
+    maps = sample if len(sample) == 3 else (0, 1, 1)  # channels, height, width
+    stages: list[Stage] = []
+    for layer in plan.layers or ():
+        if isinstance(layer, (Conv2dLayer, LinearLayer)):
+            conv = _conv(layer, maps, offsets)
+            maps = (conv.outputs, conv.out_height, conv.out_width)
+            stages.append(Stage(conv))
+        elif not isinstance(layer, FlattenLayer):
+            unit = _with(stages[-1].unit or Unit(*maps), layer, offsets)
+            maps = (maps[0], unit.height // unit.window, unit.width // unit.window)
+            stages[-1] = Stage(stages[-1].conv, unit)
+    return tuple(stages)
+
+
+def _rank(layer: Layer) -> int | None:
+    if isinstance(layer, (Conv2dLayer, LinearLayer)):
+        return 0
+    if isinstance(layer, FlattenLayer):
+        return None
+    if isinstance(layer, BatchNormLayer):
+        return 1
+    return 3 if isinstance(layer, (MaxPoolLayer, SpatialMeanLayer)) else 2
+
+
+def _window_obstacle(layer: Layer) -> str | None:
+    if isinstance(layer, Conv2dLayer):
+        windows = (layer.kernel, layer.stride, layer.padding)
+        if any(down != across for down, across in windows):
+            return f"layer '{layer.name}' (Conv2d) has a window that is not square; it takes square ones"
+    if isinstance(layer, MaxPoolLayer) and not (
+        layer.kernel == layer.stride == (layer.kernel[0],) * 2 and layer.padding == (0, 0)
+    ):
+        return f"layer '{layer.name}' (MaxPool2d) has overlapping, padded or oblong windows; it takes plain square ones"
+    return None
+
+
+def _conv(layer: Conv2dLayer | LinearLayer, maps: tuple[int, ...], offsets: list[int]) -> Conv:
+    places = (offsets[layer.weight], -1 if layer.bias is None else offsets[layer.bias])
+    if isinstance(layer, LinearLayer):
+        return Conv(layer.in_features, layer.out_features, 1, 1, 1, 1, 0, *places)
+    window = (layer.kernel[0], layer.stride[0], layer.padding[0])
+    return Conv(layer.in_channels, layer.out_channels, maps[1], maps[2], *window, *places)
+
+
+def _with(unit: Unit, layer: Layer, offsets: list[int]) -> Unit:
+    if isinstance(layer, BatchNormLayer):
+        scale, shift = (-1 if slot is None else offsets[slot] for slot in (layer.weight, layer.bias))
+        return replace(unit, norm=True, scale=scale, shift=shift, eps=layer.eps)
+    if isinstance(layer, MaxPoolLayer):
+        return replace(unit, window=layer.kernel[0])
+    if isinstance(layer, SpatialMeanLayer):
+        if unit.height != unit.width or unit.width > MAX_MEAN:
+            raise RuntimeError(
+                f"layer '{layer.name}' takes the mean of {unit.height}×{unit.width} maps; the GPU kernels take square "
+                f"ones up to {MAX_MEAN}×{MAX_MEAN}"
+            )
+        return replace(unit, pool="mean", window=unit.width)
+    return replace(unit, activation="relu" if isinstance(layer, ReLULayer) else "tanh")

@@ -1,0 +1,184 @@
+"""Compiles kernels for GPUs that need not be here, and prints what each takes: run as a program, without interpreter.
+
+python -m tests.kernels.compile_kernels [NAME ...]      one JSON object of {"name sm": [registers, shared, spills]}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastmaml.engines.gpu_network import blocks_of
+from fastmaml.kernels import conv as conv_kernels
+from fastmaml.kernels import conv_launch, flat, losses, mlp, norm_launch
+from fastmaml.kernels import norm as norm_kernels
+from fastmaml.kernels.conv_launch import TILES, Conv
+from fastmaml.kernels.mlp_launch import FLAT, options
+from fastmaml.kernels.mlp_network import network, padded
+from fastmaml.kernels.norm_launch import Unit
+from fastmaml.models import OmniglotMLP, SinusoidMLP
+from fastmaml.plan import Plan
+
+PROGRAMS = 1056  # of an H100: 132 multiprocessors
+
+
+def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], launch: dict[str, Any], chip: int) -> Any:
+    """The kernel for compute capability chip / 10; `types` of the arguments that are not *fp32."""
+    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names} | dict.fromkeys(constants, "constexpr")
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, signature, constexprs=places)
+    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=launch)
+
+
+def usage(binary: Any) -> list[int]:
+    """Registers of a thread, bytes of shared memory, bytes of stack (spills)."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True)
+    found = dict(re.findall(r"(REG|STACK):(\d+)", text.stdout))
+    return [int(found["REG"]), binary.metadata.shared, int(found["STACK"])]
+
+
+def meta(plan: Plan, tasks: int, n: int, m: int, mode: str, precision: str, chip: int) -> list[int]:
+    """The one launch of a meta-gradient."""
+    blocks = blocks_of(plan)
+    assert not isinstance(blocks, str)
+    labels = "*i64" if plan.loss_name == "cross_entropy" else "*fp32"
+    counts = ("SCRATCH", "tasks", "steps", "n", "m", "features", "support_y_stride", "query_y_stride")
+    types = {"support_y": labels, "query_y": labels} | dict.fromkeys(counts, "i32")
+    constants = {
+        "SIZE": plan.num_parameters,
+        "NET": network(blocks, max(n, m), plan.loss_name or "", False, precision),
+        "N_PADDED": padded(n),
+        "M_PADDED": padded(m),
+        "MODE": mode,
+        "FLAT": FLAT,
+    }
+    launch = options(blocks, max(n, m), tasks, PROGRAMS)
+    return usage(compiled(mlp._meta_kernel, types, constants, launch, chip))
+
+
+def sinusoid(tasks: int, precision: str, chip: int) -> list[int]:
+    return meta(Plan.of(SinusoidMLP(), "mse"), tasks, 10, 10, "reverse", precision, chip)
+
+
+def other(kernel: str, chip: int, single: bool = False) -> list[int]:
+    """Of the sinusoid's other verbs, one launch each. single: with counts of 1, which Triton makes constants."""
+    plan = Plan.of(SinusoidMLP(), "mse")
+    blocks = blocks_of(plan)
+    assert not isinstance(blocks, str)
+    function = getattr(mlp, f"_{kernel}_kernel")
+    net = network(blocks, 10, "mse", single, "ieee")
+    everything = {"SIZE": plan.num_parameters, "NET": net, "PADDED": 16, "N_PADDED": 16, "M_PADDED": 16, "FLAT": FLAT}
+    everything |= {"MODE": "reverse+lr"} | (
+        dict.fromkeys(("n", "m", "tasks", "steps", "features"), 1) if single else {}
+    )
+    constants = {name: value for name, value in everything.items() if name in function.arg_names}
+    return usage(compiled(function, _counts(function, constants), constants, options(blocks, 10, 25, PROGRAMS), chip))
+
+
+def flat_kernel(kernel: str, mode: str, chip: int) -> list[int]:
+    """The flat updates, sums over tasks and losses."""
+    function = losses._loss_kernel if kernel == "loss" else getattr(flat, f"_{kernel}_kernel")
+    everything: dict[str, Any] = {"MODE": mode, "SPLITS": 2, "BLOCK": 1024, "MASKED": True}
+    everything |= {"OUT": 5, "PADDED": 8, "CHUNK": 64, "LOSS": mode, "WEIGHTED": True, "TANGENT": mode == "mse"}
+    constants = {name: value for name, value in everything.items() if name in function.arg_names}
+    if kernel == "loss":
+        constants |= {"N": 1, "WEIGHTED": False} if mode == "mse" else {}
+    types = _counts(function, constants) | ({"y": "*i64"} if mode == "cross_entropy" else {})
+    return usage(compiled(function, types, constants, flat.OPTIONS, chip))
+
+
+def conv(kernel: str, layer: Conv, precision: str, chip: int) -> list[int]:
+    """A tangent pass of a convolution, the largest form of the kernel."""
+    bm, bn, bk = TILES[precision]
+    constants = {**layer.shape, "BIAS": True, "BM": bm, "BN": bn, "BK": bk, "PRECISION": precision}
+    if kernel == "forward":
+        function, constants = conv_kernels._forward_kernel, constants | {"PAIRS": 2}
+    else:
+        function = conv_kernels._backward_kernel
+        constants |= {"SPLITS": 1, "WEIGHT_PAIRS": 2, "INPUT_PAIRS": 2}
+    return usage(compiled(function, _counts(function, constants), constants, conv_launch.OPTIONS, chip))
+
+
+def norm(kernel: str, unit: Unit, chip: int) -> list[int]:
+    constants = dict(unit.shape)
+    if kernel == "backward":
+        constants |= {"TANGENT": True, "SPLITS": 1}
+    function = getattr(norm_kernels, f"_{kernel}_kernel")
+    return usage(compiled(function, _counts(function, constants), constants, norm_launch.OPTIONS, chip))
+
+
+def _counts(function: Any, constants: dict[str, Any]) -> dict[str, str]:
+    """Types of the arguments that are neither pointers to float32 nor constants."""
+    names = ("N", "SIZE", "SCRATCH", "weight_tiles", "size", "count", "n", "m", "tasks", "steps", "features")
+    known = dict.fromkeys(names, "i32") | {"eps": "fp32", "share": "fp32"}
+    return {
+        name: known.get(name, "i32" if name.endswith("stride") or name == "stride" else "*fp32")
+        for name in function.arg_names
+        if name not in constants
+    }
+
+
+_OMNIGLOT = Conv(64, 64, 14, 14, 3, 2, 1, 0, 36864)
+_IMAGENET = Conv(32, 32, 42, 42, 3, 1, 1, 0, 9216)
+_MAPS = Unit(64, 7, 7, True, 0, 64, 1e-3, "relu")
+_POOLED = Unit(32, 42, 42, True, 0, 32, 1e-3, "relu", "max", 2)
+
+#: what the tests compile, and for which chips
+TESTED: dict[str, tuple[Callable[[int], list[int]], tuple[int, ...]]] = {
+    "sinusoid ieee": (lambda chip: sinusoid(25, "ieee", chip), (80, 90)),
+    "sinusoid adapt": (lambda chip: other("adapt", chip), (90,)),
+    "sinusoid predict": (lambda chip: other("predict", chip), (90,)),
+    "sinusoid hvp": (lambda chip: other("hvp", chip), (90,)),
+    "update": (lambda chip: flat_kernel("update", "reverse", chip), (80, 90)),
+    "sum": (lambda chip: flat_kernel("sum", "", chip), (80, 90)),
+    "cross entropy": (lambda chip: flat_kernel("loss", "cross_entropy", chip), (80, 90)),
+    "squared error": (lambda chip: flat_kernel("loss", "mse", chip), (80, 90)),
+    "omniglot forward ieee": (lambda chip: conv("forward", _OMNIGLOT, "ieee", chip), (80, 90)),
+    "omniglot backward ieee": (lambda chip: conv("backward", _OMNIGLOT, "ieee", chip), (80, 90)),
+    "omniglot backward tf32": (lambda chip: conv("backward", _OMNIGLOT, "tf32", chip), (80, 90)),
+    "omniglot norm backward": (lambda chip: norm("backward", _MAPS, chip), (80, 90)),
+    "mini-imagenet backward ieee": (lambda chip: conv("backward", _IMAGENET, "ieee", chip), (80, 90)),
+    "mini-imagenet norm forward": (lambda chip: norm("forward", _POOLED, chip), (80, 90)),
+    "mini-imagenet norm tangent": (lambda chip: norm("tangent", _POOLED, chip), (80, 90)),
+    "mini-imagenet norm backward": (lambda chip: norm("backward", _POOLED, chip), (80, 90)),
+}
+
+#: compiled by hand alone, by name, as each takes a minute
+SLOW: dict[str, Callable[[int], list[int]]] = {
+    "sinusoid of single samples": lambda chip: other("meta", chip, single=True),
+    "sinusoid ieee, one warp": lambda chip: sinusoid(65536, "ieee", chip),
+    "omniglot-mlp ieee": lambda chip: meta(_omniglot_mlp(), 32, 5, 5, "reverse", "ieee", chip),
+    "omniglot-mlp tf32": lambda chip: meta(_omniglot_mlp(), 32, 5, 5, "reverse", "tf32", chip),
+}
+
+
+def _omniglot_mlp() -> Plan:
+    return Plan.of(OmniglotMLP(), "cross_entropy")
+
+
+def main(names: list[str]) -> None:
+    found = {}
+    for name, (case, chips) in TESTED.items():
+        if not names or name in names:
+            found |= {f"{name} sm_{chip}": case(chip) for chip in chips}
+    for name in SLOW.keys() & set(names):
+        found |= {f"{name} sm_{chip}": SLOW[name](chip) for chip in (80, 90)}
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

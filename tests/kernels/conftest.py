@@ -1,0 +1,35 @@
+"""Kernels run on a GPU where there is one, else under Triton's interpreter (see tests/conftest.py)."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
+def gpu_engine():
+    from fastmaml.engines.gpu import DEVICES, GpuEngine
+
+    return GpuEngine(devices=(*DEVICES, DEVICE))
+
+
+@pytest.fixture(scope="session")
+def device():
+    return torch.device(DEVICE)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Names of the kernels launched since, in order."""
+    from fastmaml.kernels import flat
+
+    names, kind = [], type(flat._sum_kernel)
+    run = kind.run
+
+    def counted(self, *args, **kwargs):
+        names.append(self.fn.__name__)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "run", counted)
+    return names
