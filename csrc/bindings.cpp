@@ -7,6 +7,7 @@
 
 #include "core.h"
 #include "dispatch.h"
+#include "linearised.h"
 
 namespace py = pybind11;
 
@@ -266,12 +267,40 @@ py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& s
   return without_gil([&] { return fastmaml::hvp(model, request, at<T>(products)); });
 }
 
+// A problem as `report` tells it, or the linearised samples.
 template <class T>
-void bind_verbs(py::class_<fastmaml::Model>& model, const std::string& suffix) {
+py::object linearise(const fastmaml::Model& model, Address parameters, bool shared, const SamplesTuple& support,
+                     Index tasks, int threads, bool stationary) {
+  fastmaml::Request<T> request;
+  request.support = samples<T>(support, model.loss);
+  request.tasks = tasks;
+  request.threads = threads;
+  request.parameters = at<const T>(parameters);
+  request.shared = shared;
+  check(request);
+  std::unique_ptr<fastmaml::Linearised<T>> kept;
+  {
+    py::gil_scoped_release release;
+    kept = std::make_unique<fastmaml::Linearised<T>>(model, request, stationary);
+  }
+  return kept->status().problem == fastmaml::Problem::none ? py::cast(std::move(kept)) : report(kept->status());
+}
+
+template <class T>
+void product(fastmaml::Linearised<T>& kept, Address vectors, bool shared, int threads, Address products) {
+  require(threads >= 1, "threads must be at least 1");
+  py::gil_scoped_release release;
+  kept.product(at<const T>(vectors), shared, threads, at<T>(products));
+}
+
+template <class T>
+void bind_verbs(py::module_& module, py::class_<fastmaml::Model>& model, const std::string& suffix) {
+  py::class_<fastmaml::Linearised<T>>(module, ("Linearised_" + suffix).c_str()).def("product", &product<T>);
   model.def(("meta_gradient_" + suffix).c_str(), &meta_gradient<T>);
   model.def(("adapt_" + suffix).c_str(), &adapt<T>);
   model.def(("predict_" + suffix).c_str(), &predict<T>);
   model.def(("hvp_" + suffix).c_str(), &hvp<T>);
+  model.def(("linearise_" + suffix).c_str(), &linearise<T>);
 }
 
 }  // namespace
@@ -281,8 +310,8 @@ PYBIND11_MODULE(_core, module) {
   py::class_<fastmaml::Model> model(module, "Model");
   model.def(py::init(&make_model), py::arg("layers"), py::arg("loss"), py::arg("num_parameters"),
             py::arg("geometry") = std::vector<Geometry>());
-  bind_verbs<float>(model, "float32");
-  bind_verbs<double>(model, "float64");
+  bind_verbs<float>(module, model, "float32");
+  bind_verbs<double>(module, model, "float64");
   module.def("isa", [] { return std::string(fastmaml::current_isa().name); }, "The instruction set in use.");
   module.def("supported_isas", &fastmaml::supported_isas, "Those this processor has, slowest first.");
   module.def("set_isa", &fastmaml::set_isa, py::arg("name"));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import GradientRule
 from fastmaml.plan import InnerLr, Plan
+
+Products = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,3 +98,16 @@ class Engine(ABC):
     @abstractmethod
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
         """Hessian of each task's support loss at fast [T, P], times vectors [T, P]: [T, P]."""
+
+    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Products:
+        """`hvp` for many vectors, as a conjugate gradient has them: what does not depend on them is kept.
+
+        Args:
+            fast: [P], the same for all tasks, or [T, P].
+            stationary: a promise that the loss's gradient in the outputs is zero, as that of a KL divergence at its
+                minimum: terms with it may be left out, and what remains is the Gauss-Newton product.
+        Returns:
+            vectors [T, P], or [P] for all tasks, ↦ products [T, P].
+        """
+        starts = fast.expand(support.num_tasks, -1).contiguous()
+        return lambda vectors: self.hvp(plan, starts, support, vectors.expand_as(starts).contiguous())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.base import Engine, MetaGradient, Products
 from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
@@ -112,6 +112,23 @@ class CpuEngine(Engine):
         )  # fmt: skip
         _raise(problem, plan)
         return products
+
+    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Products:
+        fast, shared, tasks = _plain(fast, fast.dtype), fast.dim() == 1, support.num_tasks
+        kept = _Samples(plan, support, fast.dtype)
+        found = _verb(plan, "linearise", fast.dtype, support.x)(
+            fast.data_ptr(), shared, kept.addresses, tasks, torch.get_num_threads(), stationary
+        )
+        if isinstance(found, tuple):
+            _raise(found, plan)
+
+        def product(vectors: Tensor) -> Tensor:
+            vectors = _plain(vectors, fast.dtype)
+            products = fast.new_empty(tasks, plan.num_parameters)
+            found.product(vectors.data_ptr(), vectors.dim() == 1, torch.get_num_threads(), products.data_ptr())
+            return products
+
+        return product
 
 
 class _Samples:
