@@ -270,7 +270,7 @@ py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& s
 // A problem as `report` tells it, or the linearised samples.
 template <class T>
 py::object linearise(const fastmaml::Model& model, Address parameters, bool shared, const SamplesTuple& support,
-                     Index tasks, int threads, bool stationary) {
+                     Index tasks, int threads, Address gradients) {
   fastmaml::Request<T> request;
   request.support = samples<T>(support, model.loss);
   request.tasks = tasks;
@@ -281,7 +281,7 @@ py::object linearise(const fastmaml::Model& model, Address parameters, bool shar
   std::unique_ptr<fastmaml::Linearised<T>> kept;
   {
     py::gil_scoped_release release;
-    kept = std::make_unique<fastmaml::Linearised<T>>(model, request, stationary);
+    kept = std::make_unique<fastmaml::Linearised<T>>(model, request, at<T>(gradients));
   }
   return kept->status().problem == fastmaml::Problem::none ? py::cast(std::move(kept)) : report(kept->status());
 }

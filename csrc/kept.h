@@ -29,18 +29,35 @@ Targets<T> targets_of(const Task<T>& task, Index piece) {
   return targets;
 }
 
+// The first piece writes, the others add.
+template <class T>
+Destination<T> piece_sum(T* sum, Index piece) {
+  return piece == 0 ? Destination<T>{sum} : Destination<T>{sum, sum, nullptr, T(-1)};
+}
+
+template <class T>
+void write_product(const Call<T>& call, Index index) {
+  unpack(call.network, call.shape, call.adjoints + index * call.shape.packed, T(1),
+         call.products + index * call.network.num_parameters);
+}
+
+// Keeps the samples of one task; its gradient goes to call.products unless the loss is stationary.
 template <class T>
 Status linearise(const Call<T>& call, T* kept, Index index) {
   Task<T> task{call, kept, index};
   if (!gather(task, 0)) return task.status;
   take_parameters(task);
   call.present[index] = task.present[0];
+  T* product = call.adjoints + index * call.shape.packed;
   for (Index piece = 0; piece * call.shape.support < task.present[0]; ++piece) {
     const Sweep<T> s = piece_of(task, task.present[0], piece);
     forward(s);
     loss_and_adjoint(s, targets_of(task, piece));
-    if (!call.stationary) backward<T>(s, nullptr);
+    if (call.stationary) continue;
+    const Destination<T> to = piece_sum(product, piece);
+    backward(s, &to);
   }
+  if (!call.stationary) write_product(call, index);
   return task.status;
 }
 
@@ -69,12 +86,12 @@ void kept_product(const Call<T>& call, T* kept, T* tangents, Index index) {
     const Sweep<T> s = piece_of(task, call.present[index], piece);
     const Sweep<T> d{call.network, call.shape, s.n, direction, transposed, tangents + call.tangents.tangent_state,
                      nullptr};
-    const Destination<T> to{product, piece ? product : nullptr, nullptr, piece ? T(-1) : T(1)};
+    const Destination<T> to = piece_sum(product, piece);
     const Targets<T> targets = targets_of(task, piece);
     if (call.stationary) stationary_product(s, d, targets, to);
     else hessian_vector_product(s, d, targets, to);
   }
-  unpack(call.network, call.shape, product, T(1), call.products + index * call.network.num_parameters);
+  write_product(call, index);
 }
 
 }  // namespace

@@ -6,11 +6,12 @@ namespace fastmaml {
 
 template <class T>
 struct Linearised<T>::Impl {
-  Impl(const Model& model, const Request<T>& request, bool stationary)
+  Impl(const Model& model, const Request<T>& request, T* gradients)
       : job(model, request, Verb::linearise, false), present(static_cast<std::size_t>(request.tasks)) {
     Call<T>& call = job.call();
     call.present = present.data();
-    call.stationary = stationary;
+    call.stationary = gradients == nullptr;
+    call.products = gradients;
     Places<T> places;
     call.tangents.tangent_state = places.take(call.shape.state);
     call.tangents.direction = places.take(call.shape.packed);
@@ -23,8 +24,8 @@ struct Linearised<T>::Impl {
 };
 
 template <class T>
-Linearised<T>::Linearised(const Model& model, const Request<T>& request, bool stationary)
-    : impl_(std::make_unique<Impl>(model, request, stationary)) {
+Linearised<T>::Linearised(const Model& model, const Request<T>& request, T* gradients)
+    : impl_(std::make_unique<Impl>(model, request, gradients)) {
   Impl& impl = *impl_;
   std::vector<Status> statuses(static_cast<std::size_t>(request.tasks));
   const Kernels<T>& table = kernels<T>();

@@ -10,8 +10,9 @@ namespace fastmaml {
 template <class T>
 class Linearised {
  public:
-  // stationary: the loss's gradient in the outputs is zero, and terms with it are left out
-  Linearised(const Model&, const Request<T>&, bool stationary);
+  // gradients [tasks, P]; null where the loss is stationary: its gradient in the outputs is zero, and terms with it are
+  // left out
+  Linearised(const Model&, const Request<T>&, T* gradients);
   ~Linearised();
   const Status& status() const { return status_; }
   // vectors [P] where shared, else [tasks, P]; products [tasks, P]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, MetaGradient, Products
+from fastmaml.engines.base import Engine, Linearised, MetaGradient
 from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
@@ -113,12 +113,14 @@ class CpuEngine(Engine):
         _raise(problem, plan)
         return products
 
-    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Products:
+    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Linearised:
         fast, shared, tasks = _plain(fast, fast.dtype), fast.dim() == 1, support.num_tasks
         kept = _Samples(plan, support, fast.dtype)
+        gradient = None if stationary else fast.new_empty(tasks, plan.num_parameters)
         found = _verb(plan, "linearise", fast.dtype, support.x)(
-            fast.data_ptr(), shared, kept.addresses, tasks, torch.get_num_threads(), stationary
-        )
+            fast.data_ptr(), shared, kept.addresses, tasks, torch.get_num_threads(),
+            0 if gradient is None else gradient.data_ptr(),
+        )  # fmt: skip
         if isinstance(found, tuple):
             _raise(found, plan)
 
@@ -128,7 +130,7 @@ class CpuEngine(Engine):
             found.product(vectors.data_ptr(), vectors.dim() == 1, torch.get_num_threads(), products.data_ptr())
             return products
 
-        return product
+        return Linearised(gradient, product)
 
 
 class _Samples:

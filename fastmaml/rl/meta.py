@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from fastmaml import engines
-from fastmaml.engines.base import Engine
+from fastmaml.batch import Samples
+from fastmaml.engines.base import Engine, Linearised
 from fastmaml.inner_lr import InnerLrOf, by_slot
 from fastmaml.plan import InnerLr, Plan
+from fastmaml.rl.adaptation import Adaptation
 from fastmaml.rl.environments import BatchedEnvironment
 from fastmaml.rl.outer import Problem
 from fastmaml.rl.policies import Policy
@@ -21,12 +23,43 @@ from fastmaml.rl.rollouts import Episodes, advantages, as_samples, sample
 
 @dataclass(frozen=True)
 class Settings:
-    """inner_lr: α. episodes: E, of each task before and after adaptation. discount: γ. gae: λ."""
+    """How a policy adapts.
+
+    Args:
+        inner_lr: α, of training. steps: K, inner steps of training; 0 trains a policy that does not adapt, on all tasks
+            at once. episodes: E, of each task at each step and after the last. discount: γ. gae: λ.
+    Raises:
+        ValueError: for one that is out of its range.
+    """
 
     inner_lr: float = 0.1
+    steps: int = 1
     episodes: int = 20
     discount: float = 0.99
     gae: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("steps", 0), ("episodes", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise ValueError(f"{name}: given {value!r}; allowed are integers from {minimum}")
+        for name in ("discount", "gae"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: given {getattr(self, name)!r}; allowed are numbers from 0 to 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What adapting to tasks step by step has given.
+
+    Args:
+        returns: [steps + 1, T], undiscounted, the mean over a task's episodes.
+        episodes: of each number of steps. fast: the parameters after the last [T, P].
+    """
+
+    returns: Tensor
+    episodes: list[Episodes]
+    fast: Tensor
 
 
 class MetaPolicy:
@@ -79,34 +112,48 @@ class MetaPolicy:
             generator,
         )
 
-    def problem(self, tasks: np.ndarray, generator: np.random.Generator) -> tuple[Problem, Episodes]:
-        """Samples, takes the inner step and samples again: the surrogate objective, and the episodes before it."""
-        s, theta, kind = self.settings, self.theta, type(self.policy)
-        starts = theta.expand(len(tasks), -1).contiguous()
-        before = self.sample(starts, tasks, s.episodes, generator)
-        support = as_samples(kind, before, advantages(before, s.discount, s.gae))
-        fast, _ = self.engine.adapt(self.plan, theta, self.inner_lr, support, 1)
-        after = self.sample(fast, tasks, s.episodes, generator)
-        gains = advantages(after, s.discount, s.gae)
-        return Problem(self.engine, self.plan, kind, self.inner_lr, support, after, gains, theta, fast), before
+    def problem(self, tasks: np.ndarray, generator: np.random.Generator) -> tuple[Problem, list[Episodes]]:
+        """Samples and takes the inner steps, and samples again: the surrogate objective, and all episodes."""
+        theta = self.theta
+        supports: list[Samples] = []
+        runs: list[Episodes] = []
+        steps: list[Linearised] = []
+        fast = theta.expand(len(tasks), -1)
+        for _ in range(self.settings.steps):
+            runs.append(self.sample(fast.contiguous(), tasks, self.settings.episodes, generator))
+            supports.append(self._support(runs[-1]))
+            step = Adaptation.of(self.engine, self.plan, fast if steps else theta, self.inner_lr, supports[-1:])
+            steps.extend(step.steps)
+            fast = step.fast
+        runs.append(self.sample(fast.contiguous(), tasks, self.settings.episodes, generator))
+        adaptation = Adaptation(fast, self.inner_lr.values, tuple(steps))
+        gains = advantages(runs[-1], self.settings.discount, self.settings.gae)
+        kind = type(self.policy)
+        return Problem(
+            self.engine, self.plan, kind, self.inner_lr, tuple(supports), runs[-1], gains, theta, adaptation
+        ), runs
 
     def evaluate(
         self, tasks: np.ndarray, steps: int, episodes: int, lrs: Sequence[float], generator: np.random.Generator
-    ) -> tuple[Tensor, list[Episodes], Tensor]:
-        """Adapts to tasks step by step, sampling anew before each.
+    ) -> Judged:
+        """Adapts to tasks [T, ...] step by step, sampling anew before each.
 
         Args:
+            steps: how many. episodes: E, of each task before each step and after the last.
             lrs: the size of each step; the last counts for all further ones.
-        Returns:
-            returns [steps + 1, T]; the episodes of each step; the adapted parameters [T, P].
         """
-        fast, kind, s = self.theta.expand(len(tasks), -1).contiguous(), type(self.policy), self.settings
+        fast = self.theta.expand(len(tasks), -1).contiguous()
         runs = [self.sample(fast, tasks, episodes, generator)]
         for step in range(steps):
-            support = as_samples(kind, runs[-1], advantages(runs[-1], s.discount, s.gae))
-            fast, _ = self.engine.adapt(self.plan, fast, self.step_size(lrs[min(step, len(lrs) - 1)]), support, 1)
+            lr = self.step_size(lrs[min(step, len(lrs) - 1)])
+            fast, _ = self.engine.adapt(self.plan, fast, lr, self._support(runs[-1]), 1)
             runs.append(self.sample(fast, tasks, episodes, generator))
-        return torch.stack([run.returns for run in runs]), runs, fast
+        return Judged(torch.stack([run.returns for run in runs]), runs, fast)
+
+    def _support(self, episodes: Episodes) -> Samples:
+        """The steps of the episodes as samples of the REINFORCE loss."""
+        scale = advantages(episodes, self.settings.discount, self.settings.gae)
+        return as_samples(type(self.policy), episodes, scale)
 
 
 def _check_fits(policy: Policy, environment: BatchedEnvironment) -> None:

@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastmaml.batch import Samples, TaskBatch
+from fastmaml.batch import Samples
 from fastmaml.engines.base import Engine
-from fastmaml.gradients import SecondOrder
 from fastmaml.plan import InnerLr, Plan
+from fastmaml.rl.adaptation import Adaptation
+from fastmaml.rl.curvature import Curvature, conjugate_gradient
 from fastmaml.rl.policies import Policy
 from fastmaml.rl.rollouts import Episodes, as_samples, kl_samples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """The surrogate objective of one meta-batch, as a function of the shared parameters θ [P].
 
     Args:
-        support: what the inner step is taken on. episodes: those of the adapted policies, with `advantages` [T, E, H].
-        theta: θ_old; fast: θ'_old [T, P].
+        supports: what each inner step is taken on.
+        episodes: those of the adapted policies, with `advantages` [T, E, H].
+        theta: θ_old. adaptation: the inner steps from there.
     """
 
     engine: Engine
     plan: Plan
     policy: type[Policy]
     inner_lr: InnerLr
-    support: Samples
+    supports: tuple[Samples, ...]
     episodes: Episodes
     advantages: Tensor
     theta: Tensor
-    fast: Tensor
+    adaptation: Adaptation
 
-    def gradient(self, theta: Tensor, scale: Tensor) -> Tensor:
-        """Of the mean over tasks of −scale · log-likelihood after the inner step, with respect to θ: [P]."""
-        batch = TaskBatch(self.support, as_samples(self.policy, self.episodes, scale))
-        return self.engine.meta_gradient(self.plan, theta, self.inner_lr, batch, 1, SecondOrder()).gradient
+    def adapt(self, theta: Tensor) -> Adaptation:
+        """The inner steps from another θ, on the same samples."""
+        return Adaptation.of(self.engine, self.plan, theta, self.inner_lr, self.supports)
 
-    def outputs(self, theta: Tensor) -> Tensor:
-        """What the policies adapted from θ give on the episodes' observations [T, E, H, D]."""
-        fast, _ = self.engine.adapt(self.plan, theta, self.inner_lr, self.support, 1)
+    def gradient(self, adaptation: Adaptation, scale: Tensor) -> Tensor:
+        """Of the mean over tasks of −scale · log-likelihood after the inner steps, with respect to θ: [P]."""
+        fast = self._per_task(adaptation.fast)
+        query = self.engine.linearise(self.plan, fast, as_samples(self.policy, self.episodes, scale))
+        assert query.gradient is not None
+        return adaptation.pull_back(query.gradient).mean(0)
+
+    def curvature(self, damping: float) -> Curvature:
+        """Of the KL divergence from the policies that acted, at θ_old."""
+        divergence = kl_samples(self.policy, self.episodes)
+        fast = self._per_task(self.adaptation.fast)
+        linearised = self.engine.linearise(self.plan, fast, divergence, stationary=True)
+        return Curvature(self.adaptation, linearised, damping)
+
+    def outputs(self, adaptation: Adaptation) -> Tensor:
+        """What the adapted policies give on the episodes' observations [T, E, H, D]."""
+        fast = self._per_task(adaptation.fast)
         outputs = self.engine.predict(self.plan, fast, self.episodes.observations.flatten(1, 2))
         return outputs.reshape(self.episodes.outputs.shape)
+
+    def _per_task(self, fast: Tensor) -> Tensor:
+        """[T, P], also where no inner step has made them differ."""
+        return fast.expand(len(self.advantages), -1).contiguous()
 
     def ratios(self, outputs: Tensor) -> Tensor:
         """Likelihoods of the actions over those under θ'_old [T, E, H]."""
@@ -65,44 +83,10 @@ class Problem:
         return of_task.mean().item()
 
 
-class Curvature:
-    """v ↦ mean over tasks of JᵀFJ·v + damping · v: the Hessian of the KL divergence in θ at θ_old, exactly.
-
-    J = I − αH is the derivative of the inner step, H the Hessian of the support loss at θ, and F the Fisher matrix of
-    the adapted policy. There the gradient of the KL with respect to the adapted parameters is zero, so that no third
-    derivative of the inner step enters. Three batched Hessian-vector products a call; no finite differences.
-    """
-
-    def __init__(self, problem: Problem, damping: float = 1e-5) -> None:
-        self.problem, self.damping = problem, damping
-        self.kl = kl_samples(problem.policy, problem.episodes)
-        self.starts = problem.theta.expand_as(problem.fast).contiguous()
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        p, lr = self.problem, self.problem.inner_lr.values
-        v = vector.expand_as(p.fast)
-        v = v - lr * p.engine.hvp(p.plan, self.starts, p.support, v)  # J v
-        v = p.engine.hvp(p.plan, p.fast, self.kl, v)  # F J v
-        v = v - p.engine.hvp(p.plan, self.starts, p.support, lr * v)  # Jᵀ F J v
-        return v.mean(0) + self.damping * vector
+_CONVERGED = 1e-10
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float) -> Tensor:
-    """x with product(x) ≈ b, after at most `iterations` products (Hestenes and Stiefel 1952)."""
-    x, residual = torch.zeros_like(b), b.clone()
-    direction, square = b.clone(), b @ b
-    for _ in range(iterations):
-        if square <= tolerance:
-            break
-        image = product(direction)
-        step = square / (direction @ image)
-        x, residual = x + step * direction, residual - step * image
-        former, square = square, residual @ residual
-        direction = residual + square / former * direction
-    return x
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Update:
     """What an outer update did: new parameters [P], surrogate before and after, KL, and whether it was accepted."""
 
@@ -133,21 +117,28 @@ class TRPO:
     shrink: float = 0.8
 
     def update(self, problem: Problem) -> Update:
-        gradient = problem.gradient(problem.theta, problem.advantages)
+        gradient = problem.gradient(problem.adaptation, problem.advantages)
+        curvature = problem.curvature(self.damping)
+        direction, image = conjugate_gradient(curvature, gradient, self.iterations, _CONVERGED)
+        slope = direction @ image
+        if not torch.isfinite(slope):
+            raise FloatingPointError(
+                "the surrogate's gradient or its curvature is not finite; a lower inner lr or a larger log_std may help"
+            )
+        if slope <= 0:  # a gradient of zero
+            return _unchanged(problem)
+        return self._search(problem, (2 * self.kl / slope).sqrt() * direction)
+
+    def _search(self, problem: Problem, full: Tensor) -> Update:
+        """The first of ever smaller steps that lowers the surrogate and stays within the divergence allowed."""
         before = problem.surrogate(problem.episodes.outputs)
-        curvature = Curvature(problem, self.damping)
-        direction = conjugate_gradient(curvature, gradient, self.iterations, 1e-10)
-        slope = direction @ curvature(direction)
-        if not (torch.isfinite(slope) and slope > 0):
-            return Update(problem.theta, before, before, 0.0, False)
-        full = (2 * self.kl / slope).sqrt() * direction
         for attempt in range(self.backtracks):
             theta = problem.theta - self.shrink**attempt * full
-            outputs = problem.outputs(theta)
+            outputs = problem.outputs(problem.adapt(theta))
             after, kl = problem.surrogate(outputs), problem.kl(outputs)
             if after < before and kl <= self.kl:
                 return Update(theta, before, after, kl, True)
-        return Update(problem.theta, before, before, 0.0, False)
+        return _unchanged(problem)
 
 
 @dataclass(frozen=True)
@@ -157,8 +148,8 @@ class PolicyGradient:
     lr: float = 0.05
 
     def update(self, problem: Problem) -> Update:
-        theta = problem.theta - self.lr * problem.gradient(problem.theta, problem.advantages)
-        return _judged(problem, theta)
+        theta = problem.theta - self.lr * problem.gradient(problem.adaptation, problem.advantages)
+        return _judged(problem, theta, problem.adapt(theta))
 
 
 @dataclass(frozen=True)
@@ -174,17 +165,23 @@ class PPO:
     clip: float = 0.2
 
     def update(self, problem: Problem) -> Update:
-        theta = problem.theta
+        theta, adaptation = problem.theta, problem.adaptation
         for _ in range(self.epochs):
-            ratios = problem.ratios(problem.outputs(theta))
+            ratios = problem.ratios(problem.outputs(adaptation))
             gains = torch.where(problem.advantages > 0, ratios <= 1 + self.clip, ratios >= 1 - self.clip)
             # the derivative of a ratio is the ratio times that of the log-likelihood
-            theta = theta - self.lr * problem.gradient(theta, problem.advantages * ratios * gains)
-        return _judged(problem, theta)
+            theta = theta - self.lr * problem.gradient(adaptation, problem.advantages * ratios * gains)
+            adaptation = problem.adapt(theta)
+        return _judged(problem, theta, adaptation)
 
 
-def _judged(problem: Problem, theta: Tensor) -> Update:
-    outputs = problem.outputs(theta)
+def _unchanged(problem: Problem) -> Update:
+    before = problem.surrogate(problem.episodes.outputs)
+    return Update(problem.theta, before, before, 0.0, False)
+
+
+def _judged(problem: Problem, theta: Tensor, adaptation: Adaptation) -> Update:
+    outputs = problem.outputs(adaptation)
     before = problem.surrogate(problem.episodes.outputs)
     return Update(theta, before, problem.surrogate(outputs), problem.kl(outputs), True)
 
