@@ -154,16 +154,14 @@ class Locomotion(BatchedEnvironment):
 
 
 def load_model(file: str) -> Any:
-    """Gymnasium's MuJoCo model of that name, which is not put back at its start unseen when it becomes unstable."""
+    """Gymnasium's MuJoCo model of that name."""
     assets = Path(gymnasium().__file__).parent / "envs" / "mujoco" / "assets"
     with deprecations_ignored():
-        model = mujoco().MjModel.from_xml_path(str(assets / file))
-    model.opt.disableflags |= mujoco().mjtDisableBit.mjDSBL_AUTORESET.value
-    return model
+        return mujoco().MjModel.from_xml_path(str(assets / file))
 
 
 def became_unstable(data: Any) -> bool:
-    """Whether MuJoCo has had to warn of its numbers since this was last asked; what follows is worth nothing."""
+    """Whether MuJoCo has had to warn of its numbers since this was last asked; it has then begun anew, unseen."""
     numbers = data.warning.number
     unstable = bool(numbers.any())
     if unstable:

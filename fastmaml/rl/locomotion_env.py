@@ -20,7 +20,6 @@ from fastmaml.rl.locomotion import (
 environments.gymnasium()  # an error here names the extra to install
 environments.mujoco()
 import gymnasium  # noqa: E402
-import mujoco  # noqa: E402
 from gymnasium.envs.mujoco.ant_v5 import AntEnv  # noqa: E402
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv  # noqa: E402
 
@@ -41,8 +40,6 @@ class _WithGoal(gymnasium.utils.EzPickle):
         self.goal = goal
         with deprecations_ignored():
             super().__init__(**self._weights(rewards or self.default_rewards), **options)
-        # MuJoCo would otherwise put an unstable simulation back at its start unseen
-        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET.value  # type: ignore[attr-defined]
         gymnasium.utils.EzPickle.__init__(self, goal, rewards, **options)
 
     @property

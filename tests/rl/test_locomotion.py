@@ -64,6 +64,8 @@ def test_the_reward_is_the_sum_of_its_terms(robot):
     velocities = started(robot, (1.0, 1.0), 1, rewards=Rewards(0.0))
     v = velocities.step(np.full((2, 1, environment.actions), 3.0))[1]
     np.testing.assert_allclose(runs["task"], -np.abs(v - np.array([[0.5], [2.0]])), rtol=1e-6)
+    backward = started(robot, (-1.0, -1.0), 1, rewards=Rewards(0.0))
+    np.testing.assert_array_equal(backward.step(np.full((2, 1, environment.actions), 3.0))[1], -v)
     expected = runs["task"] - standard.control * squares + standard.alive
     np.testing.assert_allclose(runs["standard"], expected, atol=standard.contact * 100)
 

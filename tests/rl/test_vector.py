@@ -101,6 +101,14 @@ def test_it_gives_the_episodes_of_the_batched_form(attribute):
             torch.testing.assert_close(*(getattr(run, name) for run in runs))
 
 
+def test_an_episode_ends_where_the_environment_cuts_it():
+    make = lambda level: gymnasium.wrappers.TimeLimit(Bounded(level), 2)  # noqa: E731
+    act = lambda observations: torch.zeros(1, 3, 6)  # noqa: E731
+    episodes = sample(GymnasiumEnvironment(make, levels, 5), Exact, act, np.ones(1), 3, np.random.default_rng(0))
+    assert episodes.steps == 6
+    assert episodes.real.shape == (1, 3, 2)
+
+
 def test_copies_are_kept_where_their_task_can_be_set():
     made = []
     make = lambda goal: made.append(goal) or Corridor(goal)  # noqa: E731
