@@ -56,8 +56,9 @@ bool copy_target(Task<T>& task, int set, Index sample, Index row) {
   const Samples<T>& samples = task.call.sets[set];
   const Index outputs = task.call.network.outputs, at = task.index * samples.n + sample;
   if (!samples.labels) {
+    const Index width = target_width(task.call.network.loss, outputs);
     if (samples.values)
-      copy(samples.values + at * outputs, outputs, task.space + task.call.space.values[set] + row * outputs);
+      copy(samples.values + at * width, width, task.space + task.call.space.values[set] + row * width);
     return true;
   }
   const std::int64_t label = samples.labels[at];
@@ -163,6 +164,7 @@ void query_pass(const Task<T>& task, T* lambda) {
   for (Index l = 1; l < q.depth(); ++l) {
     if (q.layer(l).kind == Kind::linear) linear_gradient(q, l, to);
     if (q.layer(l).kind == Kind::batch_norm) batch_norm_gradient(q, l, to);
+    if (q.layer(l).kind == Kind::append) append_gradient(q, q, l, to);
   }
   const LayerPlace<T>& p = call.shape.places[0];
   const Index rows = call.shape.support + call.shape.query;

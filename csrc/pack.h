@@ -45,6 +45,8 @@ static void visit_parameters(const Network& network, const Shape<T>& shape, Visi
     const LayerPlace<T>& place = shape.places[l];
     if (layer.kind == Kind::linear) visit_linear(layer, place, visit);
     if (layer.kind == Kind::conv) visit_conv(layer, place, visit);
+    if (layer.kind == Kind::append)
+      for (Index c = 0; c < layer.out - layer.in; ++c) visit(layer.bias + c, place.shift + c);
     if (layer.kind != Kind::batch_norm) continue;
     for (Index c = 0; c < layer.out; ++c) {
       if (layer.weight >= 0) visit(layer.weight + c, place.scale + c);

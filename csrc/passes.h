@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activation.h"
+#include "append.h"
 #include "batch_norm.h"
 #include "image_passes.h"
 #include "linear.h"
@@ -24,6 +25,9 @@ void forward(const Sweep<T>& s) {
       case Kind::batch_norm:
         batch_norm_forward(s, l);
         break;
+      case Kind::append:
+        append_forward(s, l);
+        break;
       default:
         activation_forward(s, l);
     }
@@ -44,6 +48,7 @@ void backward(const Sweep<T>& s, const Destination<T>* to) {
     }
     if (to && kind == Kind::linear) linear_gradient(s, l, *to);
     if (to && kind == Kind::batch_norm) batch_norm_gradient(s, l, *to);
+    if (to && kind == Kind::append) append_gradient(s, s, l, *to);
     if (l == 0) return;
     switch (kind) {
       case Kind::linear:
@@ -51,6 +56,9 @@ void backward(const Sweep<T>& s, const Destination<T>* to) {
         break;
       case Kind::batch_norm:
         batch_norm_backward(s, l);
+        break;
+      case Kind::append:
+        append_backward(s, s, l);
         break;
       default:
         activation_backward(s, l);
@@ -67,6 +75,7 @@ void gradients(const Sweep<T>& s, const Destination<T>& to) {
     }
     if (s.layer(l).kind == Kind::linear) linear_gradient(s, l, to);
     if (s.layer(l).kind == Kind::batch_norm) batch_norm_gradient(s, l, to);
+    if (s.layer(l).kind == Kind::append) append_gradient(s, s, l, to);
   }
 }
 
@@ -83,6 +92,9 @@ void tangent_forward(const Sweep<T>& s, const Sweep<T>& d) {
         break;
       case Kind::batch_norm:
         batch_norm_tangent_forward(s, d, l);
+        break;
+      case Kind::append:
+        append_tangent_forward(s, d, l);
         break;
       default:
         activation_tangent_forward(s, d, l);
@@ -102,6 +114,7 @@ void tangent_backward(const Sweep<T>& s, const Sweep<T>& d, const Destination<T>
     }
     if (kind == Kind::linear) linear_tangent_gradient(s, d, l, to);
     if (kind == Kind::batch_norm) batch_norm_tangent_gradient(s, d, l, to);
+    if (kind == Kind::append) append_gradient(s, d, l, to);
     if (l == 0) return;
     switch (kind) {
       case Kind::linear:
@@ -109,6 +122,9 @@ void tangent_backward(const Sweep<T>& s, const Sweep<T>& d, const Destination<T>
         break;
       case Kind::batch_norm:
         batch_norm_tangent_backward(s, d, l);
+        break;
+      case Kind::append:
+        append_backward(s, d, l);
         break;
       default:
         activation_tangent_backward(s, d, l);

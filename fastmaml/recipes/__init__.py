@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastmaml.recipes.base import Recipe
 from fastmaml.recipes.convolutional import CifarFsRecipe, MiniImagenetRecipe, OmniglotRecipe
 from fastmaml.recipes.omniglot import OmniglotMLPRecipe
+from fastmaml.recipes.reinforcement import NavigationRecipe, PolicyRecipe
 from fastmaml.recipes.sinusoid import SinusoidRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
@@ -12,12 +13,17 @@ RECIPES: dict[str, type[Recipe]] = {
     for recipe in (SinusoidRecipe, OmniglotMLPRecipe, OmniglotRecipe, MiniImagenetRecipe, CifarFsRecipe)
 }
 
+POLICY_RECIPES: dict[str, type[PolicyRecipe]] = {recipe.name: recipe for recipe in (NavigationRecipe,)}
+
 __all__ = [
+    "POLICY_RECIPES",
     "RECIPES",
     "CifarFsRecipe",
     "MiniImagenetRecipe",
+    "NavigationRecipe",
     "OmniglotMLPRecipe",
     "OmniglotRecipe",
+    "PolicyRecipe",
     "Recipe",
     "SinusoidRecipe",
 ]
