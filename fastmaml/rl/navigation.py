@@ -7,11 +7,10 @@ distance, which the paper's returns fit, and so has this. An episode ends within
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from fastmaml.rl.environments import BatchedEnvironment
+from fastmaml import checks
+from fastmaml.rl.environments import BatchedEnvironment, check_actions, check_tasks
 
 LARGEST_STEP, REACHED, LARGEST_GOAL, HORIZON = 0.1, 0.01, 0.5, 100
 
@@ -19,7 +18,8 @@ LARGEST_STEP, REACHED, LARGEST_GOAL, HORIZON = 0.1, 0.01, 0.5, 100
 def move(positions: np.ndarray, actions: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One step of points [..., 2]: new positions, rewards [...] and whether the goal is reached [...]."""
     positions = positions + np.clip(actions, -LARGEST_STEP, LARGEST_STEP)
-    distances = np.linalg.norm(positions - goals, axis=-1)
+    offsets = positions - goals
+    distances = np.sqrt(np.square(offsets[..., 0]) + np.square(offsets[..., 1]))
     return positions, -distances, distances < REACHED
 
 
@@ -27,25 +27,20 @@ class Navigation2D(BatchedEnvironment):
     """All episodes of all tasks as arrays. A task is its goal [2]."""
 
     observations, actions = 2, 2
+    _in_flight = ("_goals", "_positions")
 
     def __init__(self, horizon: int = HORIZON) -> None:
-        self.horizon = horizon
+        self.horizon = checks.whole_number("horizon", horizon, 1)
 
     def sample_tasks(self, count: int, generator: np.random.Generator) -> np.ndarray:
         return generator.uniform(-LARGEST_GOAL, LARGEST_GOAL, (count, 2))
 
     def reset(self, tasks: np.ndarray, episodes: int, generator: np.random.Generator) -> np.ndarray:
-        self._goals = tasks[:, None]
-        self._positions = np.zeros((len(tasks), episodes, 2))
+        self._goals = check_tasks(tasks, (2,))[:, None]  # [T, 1, 2]
+        self._positions = np.zeros((len(tasks), checks.whole_number("episodes", episodes, 1), 2))
         return self._positions
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        actions = check_actions(actions, self._positions.shape)
         self._positions, rewards, reached = move(self._positions, actions, self._goals)
         return self._positions, rewards, reached
-
-
-def make(goal: Any = (0.3, 0.3), render_mode: str | None = None) -> Any:
-    """The Gymnasium environment of one goal, for `gymnasium.make`."""
-    from fastmaml.rl.gymnasium_environments import NavigationEnv
-
-    return NavigationEnv(goal, render_mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from fastmaml.batch import Samples
 from fastmaml.rl.environments import BatchedEnvironment
-from fastmaml.rl.policies import Policy
+
+if TYPE_CHECKING:
+    from fastmaml.rl.policies import Policy
 
 _RIDGE = 1e-5
 _LARGEST_OBSERVATION = 10.0
@@ -22,8 +25,9 @@ class Episodes:
     """T tasks × E episodes × H steps; `real` is False after an episode's end.
 
     Args:
-        observations: [T, E, H, O]. actions: [T, E, H, A], or [T, E, H] where discrete.
+        observations: [T, E, H, O], zero after the end. actions: [T, E, H, A], or [T, E, H] where discrete.
         outputs: of the policy that acted [T, E, H, D]. rewards: [T, E, H], zero after the end.
+        real: [T, E, H], bool.
     """
 
     observations: Tensor
@@ -42,6 +46,7 @@ class Episodes:
         return int(self.real.sum())
 
 
+@torch.no_grad()
 def sample(
     environment: BatchedEnvironment,
     policy: type[Policy],
@@ -53,21 +58,24 @@ def sample(
     """Runs `episodes` episodes of each task, all at once.
 
     Args:
-        act: outputs [T, E, D] of the tasks' own policies on observations [T, E, O].
+        act: outputs [T, E, D] of the tasks' own policies on observations [T, E, O], in one call for all of them.
     Raises:
-        ValueError: for a reward or an observation that is not finite, naming the task and the step.
+        ValueError: for a reward, an observation or an output that is not finite, naming the task and the step.
     """
     observations = environment.reset(tasks, episodes, generator)
     alive = np.ones(observations.shape[:2], bool)
+    _check_finite(observations, alive, "environment: the first observation", _END_IT)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     for step in range(environment.horizon):
-        seen = torch.from_numpy(observations).float()
-        outputs = act(seen)
+        seen = torch.tensor(observations, dtype=torch.float32)
+        outputs = act(seen).cpu()
+        _check_finite(outputs.numpy(), alive, f"policy: at step {step} the output", _LESS_STEP)
         actions = policy.sample(outputs, generator)
         observations, rewards, ended = environment.step(actions.numpy())
-        _check_finite(rewards, observations, alive, step)
-        kept = np.where(alive, rewards, 0.0)
-        columns.append((seen, actions, outputs, torch.from_numpy(kept).float(), torch.from_numpy(alive.copy())))
+        _check_finite(rewards[..., None], alive, f"environment: at step {step} the reward", _END_IT)
+        _check_finite(observations, alive, f"environment: at step {step} the observation", _END_IT)
+        kept = torch.from_numpy(np.where(alive, rewards, 0.0)).float()
+        columns.append((seen, actions, outputs, kept, torch.from_numpy(alive.copy())))
         alive &= ~ended
         if not alive.any():
             break
@@ -76,13 +84,18 @@ def sample(
     return Episodes(*(torch.stack(column, 2) for column in zip(*columns, strict=True)))
 
 
-def _check_finite(rewards: np.ndarray, observations: np.ndarray, alive: np.ndarray, step: int) -> None:
-    bad = alive & ~(np.isfinite(rewards) & np.isfinite(observations).all(-1))
+_END_IT = "end an episode before its numbers overflow"
+_LESS_STEP = "the policy has diverged: lower the inner lr or the outer step"
+
+
+def _check_finite(values: np.ndarray, alive: np.ndarray, what: str, remedy: str) -> None:
+    """Raises ValueError unless the values [T, E, ...] of the episodes that go on are finite."""
+    bad = alive & ~np.isfinite(values).all(-1)
     if bad.any():
         task, episode = np.argwhere(bad)[0].tolist()
         raise ValueError(
-            f"environment: the reward or observation of task {task}, episode {episode}, step {step} is "
-            f"not finite (reward {rewards[task, episode]}); allowed are finite numbers: end such an episode instead"
+            f"{what} of task {task}, episode {episode} is {values[task, episode].tolist()}; allowed are finite "
+            f"numbers: {remedy}"
         )
 
 

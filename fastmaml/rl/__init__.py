@@ -1,0 +1,31 @@
+"""Reinforcement learning: environments whose tasks are stepped all at once, and episodes sampled from them.
+
+Importing this makes the environments known to Gymnasium: `gymnasium.make("fastmaml/Navigation2D-v0", goal=(0.1, 0.4))`.
+"""
+
+from fastmaml.rl.ant import Ant
+from fastmaml.rl.environments import BatchedEnvironment, MissingDependency, WithTask
+from fastmaml.rl.locomotion import HalfCheetah, Rewards
+from fastmaml.rl.navigation import Navigation2D
+from fastmaml.rl.random_state import random_state, set_random_state
+from fastmaml.rl.registration import register
+from fastmaml.rl.rollouts import Episodes, advantages, sample
+from fastmaml.rl.vector import GymnasiumEnvironment
+
+register()
+
+__all__ = [
+    "Ant",
+    "BatchedEnvironment",
+    "Episodes",
+    "GymnasiumEnvironment",
+    "HalfCheetah",
+    "MissingDependency",
+    "Navigation2D",
+    "Rewards",
+    "WithTask",
+    "advantages",
+    "random_state",
+    "sample",
+    "set_random_state",
+]
