@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from bench import environment, rivals
-from bench.contest import OURS, allowed, enter, sgemm, take_turns, truth
+from bench.contest import OURS, OURS_BY_AUTOGRAD, allowed, enter, sgemm, take_turns, truth
 from bench.operations import necessary
 from bench.problem import CASES, Problem
-from bench.report import CaseReport
+from bench.report import CaseReport, Overhead
 from fastmaml import engines
 
 SGEMM_SIZE = 2048
@@ -37,7 +37,9 @@ def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) ->
     """Ours and the rivals of these names on the case of that name."""
     problem = CASES[name]()
     plan, (reference, eager_error) = problem.plan, truth(problem)
-    entries = [enter(contestant, problem, reference, allowed(eager_error)) for contestant in (OURS, *names)]
+    entries = [
+        enter(contestant, problem, reference, allowed(eager_error)) for contestant in (OURS, OURS_BY_AUTOGRAD, *names)
+    ]
     product = sgemm(SGEMM_SIZE)
     take_turns([product, *entries], turns, turn_seconds)
     assert product.seconds is not None
@@ -47,16 +49,16 @@ def measure(name: str, names: Sequence[str], turns: int, turn_seconds: float) ->
         entries,
         operations=necessary(plan, *sizes, problem.steps, tuple(problem.batch.support.x.shape[2:])),
         sgemm_rate=2 * SGEMM_SIZE**3 / product.seconds,
-        overhead=_overhead(problem),
+        overheads=_overheads(problem),
     )
 
 
-def _overhead(problem: Problem) -> tuple[float, float] | None:
+def _overheads(problem: Problem) -> Sequence[Overhead]:
     if "cpu" not in engines.available():
-        return None
-    from bench.overhead import python_overhead  # which imports the compiled core
+        return ()
+    from bench.overhead import overheads  # which imports the compiled core
 
-    return python_overhead(problem)
+    return overheads(problem)
 
 
 def _parser() -> argparse.ArgumentParser:

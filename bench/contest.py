@@ -20,6 +20,10 @@ TOLERANCE = 1e-4
 """Largest relative error of a meta-gradient (2-norm, against float64) with which a contestant gets a time."""
 
 OURS = "fastmaml"
+"""What a trainer runs: `maml.backward(batch)`."""
+
+OURS_BY_AUTOGRAD = "+ autograd"
+"""The same engine by way of `maml.meta_loss(batch).backward()`."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def enter(name: str, problem: Problem, reference: Tensor, tolerance: float = TOL
     """Builds a contestant, takes its first call and compares its answer with the reference [P]."""
     entry = Entry(name)
     try:
-        entry.step = ours(problem) if name == OURS else rivals.prepare(name, problem)
+        entry.step = _prepare(name, problem)
         start = time.perf_counter()
         _, gradients = entry.step()
         entry.first_call = time.perf_counter() - start
@@ -81,7 +85,7 @@ def enter(name: str, problem: Problem, reference: Tensor, tolerance: float = TOL
     return entry
 
 
-def ours(problem: Problem, engine: str = "auto") -> Step:
+def ours(problem: Problem, engine: str = "auto", autograd: bool = False) -> Step:
     """What a user of fastmaml writes."""
     maml = MAML(problem.network, lr=problem.lr, steps=problem.steps, loss=problem.loss, engine=engine)
     parameters = list(problem.network.parameters())
@@ -89,11 +93,20 @@ def ours(problem: Problem, engine: str = "auto") -> Step:
     def step() -> tuple[Tensor, list[Tensor | None]]:
         for parameter in parameters:
             parameter.grad = None
-        loss = maml.meta_loss(problem.batch)
-        loss.backward()
+        if autograd:
+            loss = maml.meta_loss(problem.batch)
+            loss.backward()
+        else:
+            loss = maml.backward(problem.batch)
         return loss, [parameter.grad for parameter in parameters]
 
     return step
+
+
+def _prepare(name: str, problem: Problem) -> Step:
+    if name in (OURS, OURS_BY_AUTOGRAD):
+        return ours(problem, autograd=name == OURS_BY_AUTOGRAD)
+    return rivals.prepare(name, problem)
 
 
 def take_turns(entries: Sequence[Entry], turns: int, turn_seconds: float) -> None:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.contest import OURS, Entry
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds a call of `name` takes beyond the one call into the compiled core, and that one takes (None: no core)."""
+
+    name: str
+    python: float
+    core: float | None
+
+    def line(self) -> str:
+        core = "" if self.core is None else f", the core {self.core * 1e6:.1f} µs"
+        return f"{'':14} {self.name}: Python {self.python * 1e6:.1f} µs a call{core}"
 
 
 @dataclass(frozen=True)
@@ -18,14 +32,14 @@ class CaseReport:
         entries: the contestants, ours first.
         operations: necessary floating-point operations of one meta-gradient.
         sgemm_rate: operations a second of torch's matrix product in the same run.
-        overhead: seconds a call of (Python, the core), where it was measured.
+        overheads: what Python costs, where it was measured.
     """
 
     name: str
     entries: Sequence[Entry]
     operations: int
     sgemm_rate: float
-    overhead: tuple[float, float] | None
+    overheads: Sequence[Overhead] = ()
 
     @property
     def ours(self) -> float | None:
@@ -43,17 +57,14 @@ class CaseReport:
         header = f"{'':14} {'ms':>10} {'× ours':>8} {'of SGEMM':>9} {'error':>9} {'first call, s':>14}"
         lines = [f"{self.name}: {self.operations / 1e6:.2f} million necessary operations", header]
         lines += [self._line(entry) for entry in self.entries]
-        if self.overhead is not None:
-            python, core = (seconds * 1e6 for seconds in self.overhead)
-            lines.append(f"{'':14} Python beyond the core: {python:.1f} µs a call (the core: {core:.1f} µs)")
-        return lines
+        return lines + [overhead.line() for overhead in self.overheads]
 
     def data(self) -> dict[str, Any]:
         return {
             "case": self.name,
             "necessary_operations": self.operations,
             "sgemm_operations_per_second": self.sgemm_rate,
-            "python_overhead_seconds": None if self.overhead is None else self.overhead[0],
+            "overheads": [dataclasses.asdict(overhead) for overhead in self.overheads],
             "contestants": [self._entry_data(entry) for entry in self.entries],
         }
 

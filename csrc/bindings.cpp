@@ -2,12 +2,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
 #include "core.h"
 #include "dispatch.h"
 #include "linearised.h"
+#include "pieces.h"
+#include "scratch.h"
 
 namespace py = pybind11;
 
@@ -165,9 +169,11 @@ void chain(const fastmaml::Layer& before, fastmaml::Layer& layer) {
 }
 
 // A ReLU is fused into the layer before it; it stands alone only in front.
-fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::string& loss, Index num_parameters,
-                           const std::vector<Geometry>& geometry) {
+fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::string& loss,
+                           const std::vector<Index>& counts, const std::vector<Geometry>& geometry) {
   fastmaml::Model model;
+  const Index num_parameters = std::accumulate(counts.begin(), counts.end(), Index{0});
+  model.counts = counts;
   require(!tuples.empty(), "a network needs at least one layer");
   model.loss = loss_named(loss);
   model.num_parameters = num_parameters;
@@ -203,10 +209,9 @@ fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::str
 }
 
 template <class T>
-py::object meta_gradient(const fastmaml::Model& model, Address parameters, Address inner_lr, bool uniform,
-                         const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
-                         bool second_order, int threads, Address losses, Address gradient, Address lr_gradient,
-                         Address outputs) {
+fastmaml::Request<T> meta_request(const fastmaml::Model& model, const T* parameters, Address inner_lr, bool uniform,
+                                  const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
+                                  bool second_order, int threads) {
   fastmaml::Request<T> request;
   request.support = samples<T>(support, model.loss);
   request.query = samples<T>(query, model.loss);
@@ -214,14 +219,63 @@ py::object meta_gradient(const fastmaml::Model& model, Address parameters, Addre
   request.steps = steps;
   request.threads = threads;
   request.second_order = second_order;
-  request.parameters = at<const T>(parameters);
+  request.parameters = parameters;
   request.inner_lr = at<const T>(inner_lr);
   request.uniform_inner_lr = uniform;
   check(request);
   require(request.inner_lr, "inner_lr must not be null");
   require(request.query.n >= 1 && request.query.x, "query.x needs at least one sample a task");
+  return request;
+}
+
+template <class T>
+py::object meta_gradient(const fastmaml::Model& model, Address parameters, Address inner_lr, bool uniform,
+                         const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
+                         bool second_order, int threads, Address losses, Address gradient, Address lr_gradient,
+                         Address outputs) {
+  const auto request = meta_request(model, at<const T>(parameters), inner_lr, uniform, support, query, tasks, steps,
+                                    second_order, threads);
   const fastmaml::MetaGradientOutputs<T> to{at<T>(losses), at<T>(gradient), at<T>(lr_gradient), at<T>(outputs)};
   return without_gil([&] { return fastmaml::meta_gradient(model, request, to); });
+}
+
+template <class P>
+std::vector<P*> pointers(const std::vector<Address>& addresses, const fastmaml::Model& model) {
+  require(addresses.size() == model.counts.size(), "there must be one address for each parameter");
+  std::vector<P*> to;
+  for (Address address : addresses) to.push_back(at<P>(address));
+  return to;
+}
+
+// meta_gradient from parameters, and into gradients, that are tensors of their own: [mean query loss, whether the
+// gradient is finite], or the problem. Gradients are left alone where the loss is not finite. Gradient 0: not wanted.
+template <class T>
+py::object accumulate(const fastmaml::Model& model, const std::vector<Address>& parameters,
+                      const std::vector<Address>& gradients, bool add, Address inner_lr, bool uniform,
+                      const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
+                      bool second_order, int threads, Address mean, Address losses, Address outputs) {
+  const std::vector<const T*> from = pointers<const T>(parameters, model);
+  const std::vector<T*> into = pointers<T>(gradients, model);
+  for (const T* parameter : from) require(parameter, "parameters must not be null");
+  const fastmaml::Scratch scratch(static_cast<std::size_t>(2 * model.num_parameters) * sizeof(T));
+  T* flat = static_cast<T*>(scratch.data());
+  T* gradient = flat + model.num_parameters;
+  const auto request =
+      meta_request<T>(model, flat, inner_lr, uniform, support, query, tasks, steps, second_order, threads);
+  double loss = 0;
+  bool finite = false;
+  py::object problem = without_gil([&] {
+    fastmaml::gather(fastmaml::Pieces<const T>{from, model.counts}, flat);
+    const Status status =
+        fastmaml::meta_gradient<T>(model, request, {at<T>(losses), gradient, nullptr, at<T>(outputs)});
+    if (status.problem != fastmaml::Problem::none) return status;
+    for (Index t = 0; t < tasks; ++t) loss += static_cast<double>(at<T>(losses)[t]);
+    loss = *at<T>(mean) = static_cast<T>(loss / static_cast<double>(tasks));
+    finite = std::isfinite(loss) && fastmaml::all_finite(gradient, model.num_parameters);
+    if (std::isfinite(loss)) fastmaml::scatter(gradient, fastmaml::Pieces<T>{into, model.counts}, add);
+    return status;
+  });
+  return problem.is_none() ? py::make_tuple(loss, finite) : problem;
 }
 
 template <class T>
@@ -297,6 +351,7 @@ template <class T>
 void bind_verbs(py::module_& module, py::class_<fastmaml::Model>& model, const std::string& suffix) {
   py::class_<fastmaml::Linearised<T>>(module, ("Linearised_" + suffix).c_str()).def("product", &product<T>);
   model.def(("meta_gradient_" + suffix).c_str(), &meta_gradient<T>);
+  model.def(("accumulate_" + suffix).c_str(), &accumulate<T>);
   model.def(("adapt_" + suffix).c_str(), &adapt<T>);
   model.def(("predict_" + suffix).c_str(), &predict<T>);
   model.def(("hvp_" + suffix).c_str(), &hvp<T>);
@@ -308,7 +363,7 @@ void bind_verbs(py::module_& module, py::class_<fastmaml::Model>& model, const s
 PYBIND11_MODULE(_core, module) {
   module.doc() = "fastmaml's C++ core: the batched inner loop on CPUs";
   py::class_<fastmaml::Model> model(module, "Model");
-  model.def(py::init(&make_model), py::arg("layers"), py::arg("loss"), py::arg("num_parameters"),
+  model.def(py::init(&make_model), py::arg("layers"), py::arg("loss"), py::arg("counts"),
             py::arg("geometry") = std::vector<Geometry>());
   bind_verbs<float>(module, model, "float32");
   bind_verbs<double>(module, model, "float64");

@@ -13,6 +13,7 @@ struct Model {
   std::vector<Layer> layers;
   Loss loss = Loss::mse;
   Index num_parameters = 0;
+  std::vector<Index> counts;  // elements of each parameter, in the order of the flat vector
 };
 
 template <class T>

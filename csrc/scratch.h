@@ -26,6 +26,7 @@ class Scratch {
     std::size_t bytes;
   };
   static constexpr std::size_t kKeepAtMost = std::size_t{1} << 30;
+  static constexpr std::size_t kKeepBlocks = 4;
   static constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
   static std::mutex& mutex() {
@@ -37,15 +38,21 @@ class Scratch {
     return blocks;
   }
 
+  // The smallest block that is large enough: a call within a call leaves the large ones to others.
+  static Block find(std::size_t bytes) {
+    std::vector<Block>& blocks = kept();
+    auto best = blocks.end();
+    for (auto block = blocks.begin(); block != blocks.end(); ++block)
+      if (block->bytes >= bytes && (best == blocks.end() || block->bytes < best->bytes)) best = block;
+    if (best == blocks.end()) return {nullptr, 0};
+    const Block found = *best;
+    blocks.erase(best);
+    return found;
+  }
+
   static Block take(std::size_t bytes) {
     std::lock_guard<std::mutex> lock(mutex());
-    std::vector<Block>& blocks = kept();
-    while (!blocks.empty()) {
-      const Block block = blocks.back();
-      blocks.pop_back();
-      if (block.bytes >= bytes) return block;
-      std::free(block.data);
-    }
+    if (const Block block = find(bytes); block.data) return block;
     const std::size_t page = bytes < 2 * kHugePage ? 4096 : kHugePage;
     const std::size_t size = bytes ? (bytes + page - 1) / page * page : page;
     void* data = std::aligned_alloc(page, size);
@@ -58,8 +65,15 @@ class Scratch {
 
   static void give(Block block) {
     std::lock_guard<std::mutex> lock(mutex());
-    if (block.bytes > kKeepAtMost || kept().size() >= 4) return std::free(block.data);
-    kept().push_back(block);
+    std::vector<Block>& blocks = kept();
+    blocks.push_back(block);
+    std::size_t bytes = 0;
+    for (const Block& each : blocks) bytes += each.bytes;
+    while (!blocks.empty() && (blocks.size() > kKeepBlocks || bytes > kKeepAtMost)) {
+      bytes -= blocks.front().bytes;  // the one that has lain longest
+      std::free(blocks.front().data);
+      blocks.erase(blocks.begin());
+    }
   }
 
   Block block_;

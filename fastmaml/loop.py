@@ -85,6 +85,7 @@ class Loop:
         if self.folder is not None and counters.iteration == 0:
             self._save()  # fails early, and a resumed run needs no seeded model
         parameter = next(self.state.model.parameters())
+        self.step.clear()
         while counters.iteration < schedule.iterations and self.interrupts.signal is None:
             batch = placed(next(stream), parameter)
             try:
@@ -94,6 +95,7 @@ class Loop:
             counters.add(loss, accuracy)
             self.progress.show(counters.iteration, loss, accuracy)
             self._record(counters.iteration)
+        self.step.clear()
         self.progress.draw(counters.iteration)
         counters.seconds = time.perf_counter() - self._started
         if self.folder is not None and self._saved != counters.iteration:

@@ -10,11 +10,11 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from fastmaml import checks, ops
+from fastmaml import checks, direct, ops
 from fastmaml.adapted import AdaptedTasks, Details, without_padding
 from fastmaml.autograd import Computed, MetaLoss
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.base import Accumulated, Engine, MetaGradient
 from fastmaml.gradients import GradientRule, SecondOrder
 from fastmaml.inner_lr import LearnLr, check_learn, initial
 from fastmaml.plan import InnerLr, Plan
@@ -138,6 +138,48 @@ class MAML(nn.Module):
         if not details:
             return loss
         return loss, Details(result.query_losses, without_padding(result.query_outputs, batch.query.weights))
+
+    def backward(self, batch: Any, steps: int | None = None) -> Tensor:
+        """`meta_loss(batch, steps)` and its `backward()` in one: adds the meta-gradient to the parameters' `.grad`.
+
+        It leaves out autograd's engine, which costs more than all of a small meta-step. Hooks on the parameters run;
+        those that DistributedDataParallel puts beside them do not.
+
+        Returns:
+            the mean query loss [], in no graph.
+        Raises:
+            TypeError, ValueError: as `meta_loss`; then no gradient has been touched.
+        """
+        return self.accumulate(batch, steps).loss
+
+    def accumulate(
+        self, batch: Any, steps: int | None = None, outputs: bool = False, overwrite: bool = False
+    ) -> Accumulated:
+        """`backward` as a trainer calls it.
+
+        Args:
+            outputs: whether the query outputs are wanted.
+            overwrite: write over the gradients that are there, instead of adding to them.
+        """
+        overridden = getattr(self.meta_loss, "__func__", None) is not MAML.meta_loss  # someone adds to the loss
+        if self.inner_lr is None and not overridden and not torch.compiler.is_compiling():
+            number = self.steps if steps is None else checks.whole_number("steps", steps, 1)
+            state = self._current()
+            _check_adapts(state, number)
+            done = direct.accumulate(state, TaskBatch.of(batch), number, self.rule, outputs, overwrite)
+            if done is not None:
+                return done
+        return self._accumulate_by_autograd(batch, steps, overwrite)
+
+    def _accumulate_by_autograd(self, batch: Any, steps: int | None, overwrite: bool) -> Accumulated:
+        with torch.inference_mode(False), torch.enable_grad():
+            loss, details = self.meta_loss(batch, steps, details=True)
+            if overwrite:
+                self.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        finite = bool(loss.isfinite()) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+        return Accumulated(loss.detach(), finite, details.task_losses, details.outputs)
 
     def adapt_tasks(self, support: Any, steps: int | None = None) -> AdaptedTasks:
         """Adapts the model to T tasks.

@@ -46,6 +46,7 @@ class State:
         self.like = self.parameters[0].detach()
         self.wired = [index for index, slot in enumerate(self.plan.slots) if slot.meta_learned]
         self.wired_parameters = [self.parameters[index] for index in self.wired]
+        self.wired_sizes = [self.plan.slots[index].numel for index in self.wired]
         self.adapts = maml.adapted is not None or any(slot.adapted for slot in self.plan.slots)
         self.rates = by_slot(maml.lr, self.plan)
         kind = InnerLr(self.like.new_empty(0), maml.learn_lr != "element", bool(maml.learn_lr))
@@ -71,6 +72,15 @@ class State:
                 "replace a parameter that changes its shape by a new nn.Parameter"
             )
         return flat
+
+    def by_slot(self, of_wired: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """What belongs to each wired parameter, in the order of all slots; None for the others."""
+        if len(of_wired) == len(self.parameters):
+            return of_wired
+        slots: list[Tensor | None] = [None] * len(self.parameters)
+        for slot, tensor in zip(self.wired, of_wired, strict=True):
+            slots[slot] = tensor
+        return slots
 
     def mean(self, losses: Tensor) -> Tensor:
         """The mean of [T], at a third of the time that torch.mean takes."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import math
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from fastmaml.adapted import Details
 from fastmaml.batch import TaskBatch
+from fastmaml.engines.base import Accumulated
+from fastmaml.fused_adam import FusedAdam
 from fastmaml.maml import MAML
 from fastmaml.metrics import task_accuracies
 from fastmaml.nonfinite import NonFiniteStep
@@ -40,12 +40,13 @@ class MetaStep:
         self.scheduler = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         self.clip_value, self.clip_norm = clip_value, clip_norm
         self._needs_closure = _needs_closure(optimizer)
+        self._fused_adam = FusedAdam(optimizer)
         self._named = list(maml.named_parameters())
         held = [p for group in optimizer.param_groups for p in group["params"]]
         self._parameters = list({id(p): p for p in [*held, *maml.parameters()]}.values())
 
     def __call__(self, batch: TaskBatch) -> tuple[float, float | None]:
-        """Takes the step.
+        """Takes the step. It leaves its gradients where they are, for the next one to overwrite; see `clear`.
 
         Returns:
             the mean query loss before the update, and the mean query accuracy (None for regression).
@@ -53,33 +54,29 @@ class MetaStep:
             NonFiniteStep: where a loss or the meta-gradient is not finite; then the parameters are as before.
         """
         if self._needs_closure:
-            loss, details = self._closure_step(batch)
+            done = self._closure_step(batch)
         else:
-            loss, details = self._gradient(batch)
-            self.optimizer.step()
+            done = self._gradient(batch)
+            if not self._fused_adam.step():
+                self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        self._clear()
-        accuracies = task_accuracies(details.outputs, batch.query)
-        return loss.item(), None if accuracies is None else accuracies.mean().item()
+        accuracies = None if done.query_outputs is None else task_accuracies(done.query_outputs, batch.query)
+        return done.loss.item(), None if accuracies is None else accuracies.mean().item()
 
-    def _gradient(self, batch: TaskBatch) -> tuple[Tensor, Details]:
-        loss, details = self.maml.meta_loss(batch, details=True)
-        if not math.isfinite(loss.item()):
-            raise NonFiniteStep(details.task_losses)
-        loss.backward()
-        gradients = [p.grad for _, p in self._named if p.grad is not None]
-        # one sum rather than isfinite, which costs twice as much; it may also overflow, so look closer before raising
-        if gradients and not math.isfinite(torch.cat([g.reshape(-1) for g in gradients]).sum().item()):
-            self._check_each(details)
+    def clear(self) -> None:
+        """Sets the gradients to None."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _gradient(self, batch: TaskBatch) -> Accumulated:
+        done = self.maml.accumulate(batch, outputs=not batch.query.y.is_floating_point(), overwrite=True)
+        if not done.finite:
+            bad = [name for name, p in self._named if p.grad is not None and not p.grad.isfinite().all()]
+            self.clear()
+            raise NonFiniteStep(done.query_losses, bad if done.loss.isfinite() else ())
         self._clip()
-        return loss.detach(), details
-
-    def _check_each(self, details: Details) -> None:
-        bad = [name for name, p in self._named if p.grad is not None and not p.grad.isfinite().all()]
-        if bad:
-            self._clear()
-            raise NonFiniteStep(details.task_losses, bad)
+        return done
 
     def _clip(self) -> None:
         if self.clip_value is not None:
@@ -87,15 +84,14 @@ class MetaStep:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
 
-    def _closure_step(self, batch: TaskBatch) -> tuple[Tensor, Details]:
+    def _closure_step(self, batch: TaskBatch) -> Accumulated:
         """The step of an optimizer that evaluates the loss several times; gives the first evaluation."""
         evaluations = []
         before = [p.detach().clone() for p in self._parameters]
 
         def closure() -> Tensor:
-            self._clear()
             evaluations.append(self._gradient(batch))
-            return evaluations[-1][0]
+            return evaluations[-1].loss
 
         try:
             self.optimizer.step(closure)  # type: ignore[arg-type]  # its closure returns a tensor, as LBFGS's does
@@ -103,10 +99,6 @@ class MetaStep:
             torch._foreach_copy_([p.detach() for p in self._parameters], before)
             raise
         return evaluations[0]
-
-    def _clear(self) -> None:
-        for parameter in self._parameters:  # zero_grad costs 8 µs, most of it for the profiler
-            parameter.grad = None
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:

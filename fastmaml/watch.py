@@ -14,24 +14,33 @@ class ModelWatch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = list(model.modules())
-        self.places = [(m._parameters, name) for m in self.modules for name in m._parameters]
-        self.children = [m._modules for m in self.modules if m._modules]
-        self.buffers = [m._buffers for m in self.modules if m._buffers]
-        self.hooks = [h for m in self.modules for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
-        self.parameters = [of_module[name] for of_module, name in self.places]  # kept, so that no id is used again
-        self.seen = self._look()
+        modules = list(model.modules())
+        self._modes = [(module, module.training) for module in modules]
+        self._children = [(m._modules, list(m._modules.values())) for m in modules if m._modules]
+        self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
+        self._hooked = any(self._hooks)
+        self._buffers = [(m._buffers, _absent(m._buffers)) for m in modules if m._buffers]
+        self._parameters = [
+            (m._parameters, name, parameter, parameter is not None and parameter.requires_grad)
+            for m in modules
+            for name, parameter in m._parameters.items()
+        ]
 
     def changed(self) -> bool:
-        return self._look() != self.seen
+        for of_module, name, parameter, learns in self._parameters:
+            if of_module.get(name) is not parameter or (parameter is not None and parameter.requires_grad != learns):
+                return True
+        for module, training in self._modes:
+            if module.training is not training:
+                return True
+        for children, seen in self._children:
+            if list(children.values()) != seen:
+                return True
+        for buffers, absent in self._buffers:
+            if _absent(buffers) != absent:
+                return True
+        return any(self._hooks) != self._hooked
 
-    def _look(self) -> tuple[Any, ...]:
-        parameters = [of_module.get(name) for of_module, name in self.places]
-        return (
-            [*map(id, parameters)],
-            [p is not None and p.requires_grad for p in parameters],
-            [module.training for module in self.modules],
-            [id(child) for children in self.children for child in children.values()],
-            [buffer is None for buffers in self.buffers for buffer in buffers.values()],
-            any(self.hooks),
-        )
+
+def _absent(buffers: dict[str, Any]) -> list[bool]:
+    return [buffer is None for buffer in buffers.values()]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,21 @@ class MetaGradient:
     gradient: Tensor
     inner_lr_gradient: Tensor | None
     query_outputs: Tensor
+
+
+class Accumulated(NamedTuple):
+    """What `Engine.accumulate` gives beside the gradients.
+
+    Args:
+        loss: the mean query loss [].
+        finite: whether the loss and all of the meta-gradient are.
+        query_losses, query_outputs: as in MetaGradient; the outputs only if asked for.
+    """
+
+    loss: Tensor
+    finite: bool
+    query_losses: Tensor
+    query_outputs: Tensor | None
 
 
 @contextmanager
@@ -78,6 +93,8 @@ class Engine(ABC):
     needs_layers: ClassVar[bool] = True
     #: whether it checks class labels itself, so that no one needs to look at them before
     checks_labels: ClassVar[bool] = False
+    #: whether it has `accumulate`
+    accumulates: ClassVar[bool] = False
 
     @abstractmethod
     def refusal(
@@ -117,6 +134,30 @@ class Engine(ABC):
         rule: GradientRule,
     ) -> MetaGradient:
         """The gradient of the mean query loss after `steps` ≥ 1 inner steps from parameters [P]."""
+
+    def accumulate(
+        self,
+        plan: Plan,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        add: bool,
+        inner_lr: InnerLr,
+        batch: TaskBatch,
+        steps: int,
+        rule: GradientRule,
+        outputs: bool,
+    ) -> Accumulated:
+        """`meta_gradient` from parameters, and into gradients, that are tensors of their own.
+
+        Args:
+            parameters: one of each slot, contiguous.
+            batch: contiguous, in the parameters' dtype (labels int64).
+            gradients: where the gradient of each slot goes, contiguous; None where it is not wanted. They are left
+                alone where the loss is not finite.
+            add: whether the gradients are added to what is there.
+            outputs: whether query outputs are wanted.
+        """
+        raise NotImplementedError(f"engine {self.name!r} does not accumulate")
 
     @abstractmethod
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def core_model(plan: Plan, sample: Shape | None) -> _core.Model:
     ]
     tuples = [_tuple(layer, *pair, offsets) for layer, pair in zip(layers, pairs, strict=True)]
     geometry = [_geometry(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
-    return _core.Model(tuples, plan.loss_name, plan.num_parameters, geometry)
+    return _core.Model(tuples, plan.loss_name, plan.sizes, geometry)
 
 
 def _tuple(

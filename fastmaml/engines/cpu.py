@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, Linearised, MetaGradient
+from fastmaml.engines.base import Accumulated, Engine, Linearised, MetaGradient
 from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
@@ -29,6 +30,7 @@ class CpuEngine(Engine):
     name = "cpu"
     needs_layers = True
     checks_labels = True
+    accumulates = True
 
     def refusal(
         self,
@@ -94,6 +96,32 @@ class CpuEngine(Engine):
             _raise(problem, plan)
         return MetaGradient(losses, plan.only_meta_learned(gradient), learned, outputs)
 
+    def accumulate(
+        self,
+        plan: Plan,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        add: bool,
+        inner_lr: InnerLr,
+        batch: TaskBatch,
+        steps: int,
+        rule: GradientRule,
+        outputs: bool,
+    ) -> Accumulated:
+        rates, query_x = inner_lr.values, batch.query.x
+        dtype, (tasks, queries, *_) = rates.dtype, query_x.shape
+        loss, losses = rates.new_empty(()), rates.new_empty(tasks)
+        wanted = rates.new_empty(tasks, queries, plan.num_outputs or 0) if outputs else None
+        answer = _verb(plan, "accumulate", dtype, query_x)(
+            [p.data_ptr() for p in parameters], [0 if g is None else g.data_ptr() for g in gradients], add,
+            rates.data_ptr(), inner_lr.uniform, _addresses(batch.support), _addresses(batch.query), tasks, steps,
+            rule.through_steps, torch.get_num_threads(), loss.data_ptr(), losses.data_ptr(),
+            0 if wanted is None else wanted.data_ptr(),
+        )  # fmt: skip
+        if len(answer) != 2:
+            _raise(answer, plan)
+        return Accumulated(loss, answer[1], losses, wanted)
+
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
         fast, x = _plain(fast, fast.dtype), _plain(x, fast.dtype)
         tasks, n = x.shape[:2]
@@ -143,7 +171,12 @@ class _Samples:
         y = _plain(samples.y, torch.int64 if plan.loss_name == "cross_entropy" else dtype)
         weights = None if weights is None else _plain(weights, dtype)
         self.tensors = (x, y, weights)
-        self.addresses = (x.data_ptr(), y.data_ptr(), 0 if weights is None else weights.data_ptr(), x.shape[1])
+        self.addresses = _addresses(Samples(x, y, weights))
+
+
+def _addresses(samples: Samples) -> tuple[int, int, int, int]:
+    weights = samples.weights
+    return samples.x.data_ptr(), samples.y.data_ptr(), 0 if weights is None else weights.data_ptr(), samples.x.shape[1]
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,8 +11,11 @@ import torch
 
 from fastmaml.recipes import paper
 from fastmaml.recipes.options import check, option
+from fastmaml.rl.ant import Ant
 from fastmaml.rl.environments import BatchedEnvironment
+from fastmaml.rl.locomotion import HalfCheetah
 from fastmaml.rl.meta import MetaPolicy, Settings
+from fastmaml.rl.navigation import Navigation2D
 from fastmaml.rl.outer import PPO, TRPO, Outer, PolicyGradient
 from fastmaml.rl.policies import GaussianPolicy
 from fastmaml.rl.trainer import Validation
@@ -119,6 +122,51 @@ class NavigationRecipe(PolicyRecipe):
     test_episodes: int = option(40, "trajectories of a task at test, before each step and after the last", minimum=1)
 
     def environment(self) -> BatchedEnvironment:
-        from fastmaml.rl.navigation import Navigation2D
-
         return Navigation2D(self.horizon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheetahDirectionRecipe(PolicyRecipe):
+    """The half-cheetah that is to run forward or backward."""
+
+    name: ClassVar[str] = "cheetah-dir"
+    title: ClassVar[str] = "half-cheetah, direction, 100-100 policy (section 5.3)"
+
+    def environment(self) -> BatchedEnvironment:
+        return HalfCheetah("direction", self.horizon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheetahVelocityRecipe(PolicyRecipe):
+    """The half-cheetah that is to run at a speed from 0 to 2."""
+
+    name: ClassVar[str] = "cheetah-vel"
+    title: ClassVar[str] = "half-cheetah, velocity, 100-100 policy (section 5.3)"
+
+    def environment(self) -> BatchedEnvironment:
+        return HalfCheetah("velocity", self.horizon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntDirectionRecipe(PolicyRecipe):
+    """The ant that is to run forward or backward."""
+
+    name: ClassVar[str] = "ant-dir"
+    title: ClassVar[str] = "ant, direction, 100-100 policy (section 5.3)"
+
+    episodes: int = option(40, "trajectories of a task before each inner step, and after the last", minimum=1)
+    test_episodes: int = option(40, "trajectories of a task at test, before each step and after the last", minimum=1)
+
+    def environment(self) -> BatchedEnvironment:
+        return Ant("direction", self.horizon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntVelocityRecipe(PolicyRecipe):
+    """The ant that is to run at a speed from 0 to 3."""
+
+    name: ClassVar[str] = "ant-vel"
+    title: ClassVar[str] = "ant, velocity, 100-100 policy (section 5.3)"
+
+    def environment(self) -> BatchedEnvironment:
+        return Ant("velocity", self.horizon)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.tasks.base import TaskStream, check_count
+from fastmaml.threads import one_thread
 
 BLOCK = 64  # meta-batches drawn at a time in a stream: the cost of drawing is mostly that of calling torch
 
@@ -75,7 +76,8 @@ class Sinusoid:
     def sample_block(self, count: int, num_tasks: int, generator: torch.Generator) -> list[TaskBatch]:
         """`count` meta-batches in one go: the tasks that as many calls of `sample` would draw on a CPU."""
         shape = (check_count("count", count), check_count("num_tasks", num_tasks))
-        points = self._points(self._draw(shape, generator))
+        with one_thread():
+            points = self._points(self._draw(shape, generator))
         return [_batch(*parts) for parts in zip(*(part.unbind(0) for part in points), strict=True)]
 
     def stream(self, num_tasks: int, generator: torch.Generator) -> TaskStream:

@@ -10,7 +10,7 @@ import torch
 from bench import comparison, contest, rivals
 from bench.contest import Entry, enter, median_time, take_turns
 from bench.problem import Problem, sinusoid
-from bench.report import CaseReport
+from bench.report import CaseReport, Overhead
 from bench.rivals import Absent, Step
 
 
@@ -82,13 +82,20 @@ def test_report_counts_shares_and_ratios():
     mine = Entry(contest.OURS, error=1e-7, first_call=0.1, turns=[1.0, 2.0, 9.0])
     theirs = Entry("loop", error=1e-7, first_call=0.1, turns=[20.0])
     wrong = Entry("higher", obstacle="wrong: far off")
-    report = CaseReport("case", [mine, theirs, wrong], operations=40, sgemm_rate=100.0, overhead=(2e-5, 1e-4))
+    report = CaseReport(
+        "case",
+        [mine, theirs, wrong],
+        operations=40,
+        sgemm_rate=100.0,
+        overheads=[Overhead("ours", 2e-5, 1e-4), Overhead("torch", 1e-5, None)],
+    )
     assert report.times_ours(theirs) == 10
     assert report.share(mine) == pytest.approx(0.2)
     assert [report.times_ours(wrong), report.share(wrong)] == [None, None]
     text = "\n".join(report.lines())
     assert "higher         wrong: far off" in text
-    assert "Python beyond the core: 20.0 µs a call" in text
+    assert "ours: Python 20.0 µs a call, the core 100.0 µs" in text
+    assert "torch: Python 10.0 µs a call\n" in text + "\n"
 
 
 def test_the_whole_comparison(tmp_path, capsys):
@@ -101,5 +108,5 @@ def test_the_whole_comparison(tmp_path, capsys):
         torch.set_num_threads(threads)
     assert "sinusoid-1: 9.96 million necessary operations" in capsys.readouterr().out
     result = json.loads(path.read_text())
-    assert [entry["name"] for entry in result["cases"][0]["contestants"]] == ["fastmaml", "torch_func"]
+    assert [entry["name"] for entry in result["cases"][0]["contestants"]] == ["fastmaml", "+ autograd", "torch_func"]
     assert all(entry["relative_error"] < 1e-5 for entry in result["cases"][0]["contestants"])

@@ -68,7 +68,7 @@ def test_a_finished_run_can_be_extended(tmp_path):
 
 def test_what_cannot_be_continued_is_told(tmp_path):
     trainer(tmp_path, 2).run()
-    with pytest.raises(CheckpointError, match="outer was 'TRPO.*' and is 'PPO.*' now"):
+    with pytest.raises(CheckpointError, match=r"outer was 'TRPO.*' and is 'PPO.*' now"):
         trainer(tmp_path, 3, outer=PPO()).run()
     with pytest.raises(FileExistsError, match="resume is False"):
         trainer(tmp_path, 3, resume=False).run()

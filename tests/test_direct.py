@@ -1,0 +1,176 @@
+"""MAML.backward: what meta_loss(...).backward() does, without autograd."""
+
+import pytest
+import torch
+
+from fastmaml import MAML, FirstOrder, direct
+from tests.problems import ON_CPU, gradients, network, task_batch
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Whether each call of `direct.accumulate` has served."""
+    served = []
+
+    def spy(*arguments, real=direct.accumulate):
+        done = real(*arguments)
+        served.append(done is not None)
+        return done
+
+    monkeypatch.setattr(direct, "accumulate", spy)
+    return served
+
+
+def by_autograd(maml, batch, steps=None):
+    """(loss, gradients), with nothing left behind."""
+    maml.zero_grad()
+    loss = maml.meta_loss(batch, steps)
+    loss.backward()
+    found = gradients(maml)
+    maml.zero_grad()
+    return loss.detach(), found
+
+
+@pytest.mark.parametrize("engine", ON_CPU)
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_the_same_as_autograd(engine, loss, ragged):
+    maml, batch = MAML(network(), lr=0.1, steps=2, loss=loss, engine=engine), task_batch(loss=loss, ragged=ragged)
+    for steps in (None, 1, 3):
+        loss_wanted, wanted = by_autograd(maml, batch, steps)
+        got = maml.backward(batch, steps)
+        torch.testing.assert_close(got, loss_wanted)
+        assert not got.requires_grad
+        assert got.shape == ()
+        torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_added_to_those_that_are_there(dtype, used):
+    maml, batch = MAML(network(dtype=dtype), lr=0.1, rule=FirstOrder(), engine="cpu"), task_batch(dtype=dtype)
+    _, once = by_autograd(maml, batch)
+    maml.backward(batch)
+    kept = [p.grad for p in maml.parameters()]
+    maml.backward(batch)
+    assert all(p.grad is grad for p, grad in zip(maml.parameters(), kept, strict=True))
+    torch.testing.assert_close(gradients(maml), 2 * once)
+    maml.accumulate(batch, overwrite=True)
+    torch.testing.assert_close(gradients(maml), once, rtol=0, atol=0)
+    assert used == [True] * 3
+
+
+def test_what_is_not_meta_learned_gets_none(used):
+    maml = MAML(network(), lr=0.1, meta_learned=["0.*", "4.bias"], engine="cpu")
+    maml.model[2].weight.requires_grad_(False)
+    batch = task_batch()
+    _, wanted = by_autograd(maml, batch)
+    maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+    assert used == [True]
+    assert [name for name, p in maml.model.named_parameters() if p.grad is not None] == ["0.weight", "0.bias", "4.bias"]
+
+
+def hook(maml, called):
+    maml.model[0].weight.register_hook(lambda grad: called.append(grad.shape))
+
+
+def post_hook(maml, called):
+    maml.model[0].weight.register_post_accumulate_grad_hook(lambda p: called.append(p.shape))
+
+
+@pytest.mark.parametrize("register", [hook, post_hook])
+def test_hooks_on_parameters_are_called(register, used):
+    maml, batch, called = MAML(network(), engine="cpu"), task_batch(), []
+    register(maml, called)
+    maml.backward(batch)
+    assert called == [maml.model[0].weight.shape]
+    assert used == [False]
+
+
+def transposed(maml):
+    maml.model[0].weight.data = maml.model[0].weight.data.t().contiguous().t()
+
+
+def one_gradient(maml):
+    maml.model[0].weight.grad = torch.ones_like(maml.model[0].weight)
+
+
+def strided_gradient(maml):
+    for p in maml.parameters():
+        p.grad = torch.ones(p.numel(), 2, dtype=p.dtype)[:, 0].reshape(p.shape)
+    maml.model[0].weight.grad = torch.ones(3, 6, dtype=torch.float64).t()
+
+
+def learned_elsewhere(maml):
+    maml.__class__ = type("Doubled", (MAML,), {"meta_loss": _doubled})
+
+
+def _doubled(self, batch, steps=None, details=False):
+    loss, found = MAML.meta_loss(self, batch, steps, details=True)
+    return (2 * loss, found) if details else 2 * loss
+
+
+@pytest.mark.parametrize("change", [transposed, one_gradient, strided_gradient, learned_elsewhere])
+def test_what_addresses_cannot_say_is_left_to_autograd(change, used):
+    maml, batch = MAML(network(), engine="cpu"), task_batch()
+    change(maml)
+    before = [None if p.grad is None else p.grad.clone() for p in maml.parameters()]
+    _, wanted = by_autograd(maml, batch)
+    for p, grad in zip(maml.parameters(), before, strict=True):
+        p.grad = grad
+    old = torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(maml.parameters(), before, strict=True)]
+    )
+    maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), old + wanted)
+    assert True not in used
+
+
+def test_a_parameter_of_another_size_is_refused(used):
+    maml = MAML(network(), engine="cpu")
+    maml.model[0].weight.data = torch.zeros(6, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="its parameters now have"):
+        maml.backward(task_batch())
+    assert used == [False]
+
+
+def test_bad_data_leave_gradients_alone():
+    maml, batch = MAML(network(), engine="cpu"), task_batch()
+    maml.backward(batch)
+    before = gradients(maml)
+    batch.query.x[1, 2, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"query.x: holds NaN or infinity, first in sample 2 of task 1"):
+        maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), before, rtol=0, atol=0)
+    labelled = MAML(network(), loss="cross_entropy", engine="cpu")
+    batch = task_batch(loss="cross_entropy")
+    batch.support.y[0, 0] = 2
+    with pytest.raises(ValueError, match="out of range"):
+        labelled.backward(batch)
+    assert all(p.grad is None for p in labelled.parameters())
+
+
+def test_divergence_shows_in_loss_and_gradients():
+    maml, batch = MAML(network(activation=torch.nn.ReLU), lr=1e200, steps=3, engine="cpu"), task_batch()
+    assert not maml.backward(batch).isfinite()
+    assert not gradients(maml).isfinite().all()
+    done = maml.accumulate(batch, overwrite=True)
+    assert not done.finite
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_in_no_grad_and_inference_mode(context):
+    maml, batch = MAML(network(), engine="cpu"), task_batch()
+    _, wanted = by_autograd(maml, batch)
+    with context():
+        maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+    assert not any(p.grad.is_inference() for p in maml.parameters())
+
+
+def test_a_learned_inner_lr_has_its_gradient():
+    maml, batch = MAML(network(), lr=0.1, learn_lr="parameter"), task_batch()
+    _, wanted = by_autograd(maml, batch)
+    maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+    assert maml.inner_lr.grad.abs().sum() > 0
