@@ -29,7 +29,7 @@ def test_likelihood_and_divergence_are_those_of_torch(policy):
 
 
 def test_gaussian_samples_have_their_moments():
-    outputs = torch.tensor([0.5, -1.0, np.log(0.2), np.log(2.0)]).expand(20_000, 4)
+    outputs = torch.tensor([0.5, -1.0, np.log(0.2), np.log(2.0)], dtype=torch.float32).expand(20_000, 4)
     actions = GaussianPolicy.sample(outputs, np.random.default_rng(0))
     torch.testing.assert_close(actions.mean(0), torch.tensor([0.5, -1.0]), rtol=0, atol=0.05)
     torch.testing.assert_close(actions.std(0), torch.tensor([0.2, 2.0]), rtol=0.05, atol=0)

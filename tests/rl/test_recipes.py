@@ -62,3 +62,19 @@ def test_the_outer_update_is_an_option():
     assert recipe(kl=0.02).update() == TRPO(kl=0.02)
     assert recipe(outer="ppo", clip=0.1).update() == PPO(clip=0.1)
     assert recipe(outer="gradient").update() == PolicyGradient()
+
+
+def test_reproduce_draws_returns_and_trajectories(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["reproduce", "nav2d", "--out", str(tmp_path), *TINY]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("MAML", "pretrained", "random", "oracle", "-82.7"))
+    rows = list(csv.DictReader((tmp_path / "returns.csv").open()))
+    methods = [row["method"] for row in rows]
+    assert methods == ["MAML"] * 4 + ["pretrained"] * 4 + ["random"] * 4 + ["oracle"]
+    assert [row["return_paper"] for row in rows[:4]] == ["-40.4", "-11.7", "-3.3", "-3.2"]
+    paths = list(csv.DictReader((tmp_path / "trajectories.csv").open()))
+    assert {row["steps"] for row in paths} == {"0", "1", "3"}
+    assert all(float(row["x"]) == float(row["y"]) == 0 for row in paths if row["time"] == "0")
+    for name in ("returns", "trajectories"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
