@@ -257,6 +257,12 @@ Status predict(const Call<T>& call, T* space, Index index) {
 }
 
 template <class T>
+void write_product(const Call<T>& call, Index index) {
+  unpack(call.network, call.shape, call.adjoints + index * call.shape.packed, T(1),
+         call.products + index * call.network.num_parameters);
+}
+
+template <class T>
 Status hvp(const Call<T>& call, T* space, Index index) {
   Task<T> task{call, space, index};
   if (!gather(task, 0)) return task.status;
@@ -271,7 +277,7 @@ Status hvp(const Call<T>& call, T* space, Index index) {
   backward<T>(s, nullptr);
   T* product = call.adjoints + index * call.shape.packed;
   hessian_vector_product(s, task.tangent(direction, transposed), task.targets(0), Destination<T>{product});
-  unpack(call.network, call.shape, product, T(1), call.products + index * call.network.num_parameters);
+  write_product(call, index);
   return task.status;
 }
 

@@ -35,12 +35,6 @@ Destination<T> piece_sum(T* sum, Index piece) {
   return piece == 0 ? Destination<T>{sum} : Destination<T>{sum, sum, nullptr, T(-1)};
 }
 
-template <class T>
-void write_product(const Call<T>& call, Index index) {
-  unpack(call.network, call.shape, call.adjoints + index * call.shape.packed, T(1),
-         call.products + index * call.network.num_parameters);
-}
-
 // Keeps the samples of one task; its gradient goes to call.products unless the loss is stationary.
 template <class T>
 Status linearise(const Call<T>& call, T* kept, Index index) {

@@ -38,7 +38,7 @@ def returns(curves: Sequence[ReturnCurve], path: Path) -> None:
     """Mean return over gradient steps; open diamonds are what the paper reports."""
     longest = max(len(curve.mean) for curve in curves)
     with styled():
-        figure, (axis,) = grid(1, 1, width=5.2, height=3.4)
+        figure, (axis,) = grid(1, 1, width=7.2, height=3.6)
         for curve in curves:
             colour, repeat = COLOURS.get(curve.name, _GREY), longest if len(curve.mean) == 1 else 1
             mean, ci95 = np.repeat(curve.mean, repeat), np.repeat(curve.ci95, repeat)
