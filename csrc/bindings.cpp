@@ -9,6 +9,7 @@
 
 #include "core.h"
 #include "dispatch.h"
+#include "linearised.h"
 #include "pieces.h"
 #include "profile.h"
 #include "scratch.h"
@@ -33,7 +34,7 @@ template <class T>
 fastmaml::Samples<T> samples(const SamplesTuple& from, fastmaml::Loss loss) {
   fastmaml::Samples<T> to;
   to.x = at<const T>(std::get<0>(from));
-  if (loss == fastmaml::Loss::mse) to.values = at<const T>(std::get<1>(from));
+  if (loss != fastmaml::Loss::cross_entropy) to.values = at<const T>(std::get<1>(from));
   else to.labels = at<const std::int64_t>(std::get<1>(from));
   to.weights = at<const T>(std::get<2>(from));
   to.n = std::get<3>(from);
@@ -76,6 +77,7 @@ fastmaml::Layer make_layer(const std::string& kind, Index in, Index out, Index w
   else if (kind == "batch_norm") layer.kind = fastmaml::Kind::batch_norm;
   else if (kind == "tanh") layer.kind = fastmaml::Kind::tanh;
   else if (kind == "relu") layer.kind = fastmaml::Kind::relu;
+  else if (kind == "append") layer.kind = fastmaml::Kind::append;
   else if (kind == "conv") layer.kind = fastmaml::Kind::conv;
   else if (kind == "max_pool") layer.kind = fastmaml::Kind::max_pool;
   else if (kind == "spatial_mean") layer.kind = fastmaml::Kind::spatial_mean;
@@ -87,6 +89,14 @@ fastmaml::Layer make_layer(const std::string& kind, Index in, Index out, Index w
   layer.bias = bias;
   layer.eps = eps;
   return layer;
+}
+
+fastmaml::Loss loss_named(const std::string& name) {
+  if (name == "mse") return fastmaml::Loss::mse;
+  if (name == "cross_entropy") return fastmaml::Loss::cross_entropy;
+  if (name == "gaussian") return fastmaml::Loss::gaussian;
+  require(name == "categorical", "loss must be 'mse', 'cross_entropy', 'gaussian' or 'categorical'");
+  return fastmaml::Loss::categorical;
 }
 
 using LayerTuple = std::tuple<std::string, Index, Index, Index, Index, double>;
@@ -165,9 +175,8 @@ fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::str
   fastmaml::Model model;
   const Index num_parameters = std::accumulate(counts.begin(), counts.end(), Index{0});
   model.counts = counts;
-  require(loss == "mse" || loss == "cross_entropy", "loss must be 'mse' or 'cross_entropy'");
   require(!tuples.empty(), "a network needs at least one layer");
-  model.loss = loss == "mse" ? fastmaml::Loss::mse : fastmaml::Loss::cross_entropy;
+  model.loss = loss_named(loss);
   model.num_parameters = num_parameters;
   require(geometry.empty() || geometry.size() == tuples.size(), "there must be one geometry for each layer");
   for (std::size_t i = 0; i < tuples.size(); ++i) {
@@ -185,14 +194,18 @@ fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::str
     }
     layer.relu = layer.kind == fastmaml::Kind::relu;
     layer.input_relu = !model.layers.empty() && model.layers.back().relu;
-    const Index end = std::max(layer.weight + weights_of(layer), layer.bias + layer.out);
+    const bool appends = layer.kind == fastmaml::Kind::append;
+    const Index end = std::max(layer.weight + weights_of(layer), layer.bias + layer.out - (appends ? layer.in : 0));
     require((layer.weight < 0 && layer.bias < 0) || end <= num_parameters, "a parameter lies beyond the vector");
     const bool needs = layer.kind == fastmaml::Kind::linear || layer.kind == fastmaml::Kind::conv;
     require(!needs || layer.weight >= 0, "a linear layer or a convolution needs a weight");
+    require(!appends || (layer.bias >= 0 && layer.out > layer.in), "an appending layer needs parameters");
+    require(!appends || i + 1 == tuples.size(), "an appending layer must be the last");
     model.layers.push_back(layer);
   }
   const fastmaml::Layer& last = model.layers.back();
   require(!last.image || last.kind == fastmaml::Kind::spatial_mean, "a network ends in rows or in a spatial mean");
+  require(model.loss != fastmaml::Loss::gaussian || last.out % 2 == 0, "'gaussian' needs an even number of outputs");
   return model;
 }
 
@@ -311,7 +324,8 @@ py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& s
 
 // What a benchmark needs to know of a layer, other layers fused into it included.
 py::dict describe(const fastmaml::Layer& layer) {
-  static const char* const kinds[] = {"linear", "batch_norm", "tanh", "relu", "conv", "max_pool", "spatial_mean"};
+  static const char* const kinds[] = {"linear", "batch_norm", "tanh",         "relu",
+                                      "conv",   "max_pool",   "spatial_mean", "append"};
   const auto pair = [](const Index* values) { return py::make_tuple(values[0], values[1]); };
   const fastmaml::Window& w = layer.window;
   return py::dict(py::arg("kind") = kinds[static_cast<int>(layer.kind)], py::arg("inputs") = layer.in,
@@ -334,13 +348,41 @@ py::list profile() {
   return all;
 }
 
+// A problem as `report` tells it, or the linearised samples.
 template <class T>
-void bind_verbs(py::class_<fastmaml::Model>& model, const std::string& suffix) {
+py::object linearise(const fastmaml::Model& model, Address parameters, bool shared, const SamplesTuple& support,
+                     Index tasks, int threads, Address gradients) {
+  fastmaml::Request<T> request;
+  request.support = samples<T>(support, model.loss);
+  request.tasks = tasks;
+  request.threads = threads;
+  request.parameters = at<const T>(parameters);
+  request.shared = shared;
+  check(request);
+  std::unique_ptr<fastmaml::Linearised<T>> kept;
+  {
+    py::gil_scoped_release release;
+    kept = std::make_unique<fastmaml::Linearised<T>>(model, request, at<T>(gradients));
+  }
+  return kept->status().problem == fastmaml::Problem::none ? py::cast(std::move(kept)) : report(kept->status());
+}
+
+template <class T>
+void product(fastmaml::Linearised<T>& kept, Address vectors, bool shared, int threads, Address products) {
+  require(threads >= 1, "threads must be at least 1");
+  py::gil_scoped_release release;
+  kept.product(at<const T>(vectors), shared, threads, at<T>(products));
+}
+
+template <class T>
+void bind_verbs(py::module_& module, py::class_<fastmaml::Model>& model, const std::string& suffix) {
+  py::class_<fastmaml::Linearised<T>>(module, ("Linearised_" + suffix).c_str()).def("product", &product<T>);
   model.def(("meta_gradient_" + suffix).c_str(), &meta_gradient<T>);
   model.def(("accumulate_" + suffix).c_str(), &accumulate<T>);
   model.def(("adapt_" + suffix).c_str(), &adapt<T>);
   model.def(("predict_" + suffix).c_str(), &predict<T>);
   model.def(("hvp_" + suffix).c_str(), &hvp<T>);
+  model.def(("linearise_" + suffix).c_str(), &linearise<T>);
 }
 
 }  // namespace
@@ -351,8 +393,8 @@ PYBIND11_MODULE(_core, module) {
   model.def(py::init(&make_model), py::arg("layers"), py::arg("loss"), py::arg("counts"),
             py::arg("geometry") = std::vector<Geometry>());
   model.def("layers", &layers, "The layers as they run, from first to last.");
-  bind_verbs<float>(model, "float32");
-  bind_verbs<double>(model, "float64");
+  bind_verbs<float>(module, model, "float32");
+  bind_verbs<double>(module, model, "float64");
   module.def("isa", [] { return std::string(fastmaml::current_isa().name); }, "The instruction set in use.");
   module.def("supported_isas", &fastmaml::supported_isas, "Those this processor has, slowest first.");
   module.def("set_isa", &fastmaml::set_isa, py::arg("name"));

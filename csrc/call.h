@@ -9,7 +9,7 @@ namespace fastmaml {
 template <class T>
 struct Samples {
   const T* x = nullptr;
-  const T* values = nullptr;             // [T, n, outputs], for mse
+  const T* values = nullptr;             // [T, n, target_width], for all losses but cross-entropy
   const std::int64_t* labels = nullptr;  // [T, n], for cross-entropy
   const T* weights = nullptr;
   Index n = 0;
@@ -66,6 +66,12 @@ struct Call {
   T* query_losses = nullptr;    // [tasks]
   T* outputs = nullptr;         // [tasks, n, outputs]
   T* products = nullptr;        // [tasks, P]
+
+  // linearised samples: a workspace holds what is kept of a task, `tangents` are the places in a thread's own memory
+  Workspace<T> tangents;
+  Index* present = nullptr;    // samples of non-zero weight [tasks]
+  bool stationary = false;     // the loss's gradient in the outputs is zero
+  bool shared_vector = false;  // vectors [P], the same for all tasks
 };
 
 constexpr Index kReducePiece = 2048;  // packed elements summed by one job
@@ -80,6 +86,9 @@ struct Kernels {
   Status (*adapt)(const Call<T>&, T* workspace, Index task);
   Status (*predict)(const Call<T>&, T* workspace, Index task);
   Status (*hvp)(const Call<T>&, T* workspace, Index task);
+  Status (*linearise)(const Call<T>&, T* kept, Index task);
+  void (*prepare_tangents)(const Call<T>&, T* tangents);
+  void (*kept_product)(const Call<T>&, T* kept, T* tangents, Index task);
   void (*reduce)(const Call<T>&, Index piece);
   void (*reduce_gram)(const Call<T>&, Index piece);
 };

@@ -56,8 +56,9 @@ bool copy_target(Task<T>& task, int set, Index sample, Index row) {
   const Samples<T>& samples = task.call.sets[set];
   const Index outputs = task.call.network.outputs, at = task.index * samples.n + sample;
   if (!samples.labels) {
+    const Index width = target_width(task.call.network.loss, outputs);
     if (samples.values)
-      copy(samples.values + at * outputs, outputs, task.space + task.call.space.values[set] + row * outputs);
+      copy(samples.values + at * width, width, task.space + task.call.space.values[set] + row * width);
     return true;
   }
   const std::int64_t label = samples.labels[at];
@@ -164,6 +165,7 @@ void query_pass(const Task<T>& task, T* lambda) {
   for (Index l = 1; l < q.depth(); ++l) {
     if (q.layer(l).kind == Kind::linear) linear_gradient(q, l, to);
     if (q.layer(l).kind == Kind::batch_norm) batch_norm_gradient(q, l, to);
+    if (q.layer(l).kind == Kind::append) append_gradient(q, q, l, to);
   }
   const LayerPlace<T>& p = call.shape.places[0];
   const Index rows = call.shape.support + call.shape.query;
@@ -257,6 +259,12 @@ Status predict(const Call<T>& call, T* space, Index index) {
 }
 
 template <class T>
+void write_product(const Call<T>& call, Index index) {
+  unpack(call.network, call.shape, call.adjoints + index * call.shape.packed, T(1),
+         call.products + index * call.network.num_parameters);
+}
+
+template <class T>
 Status hvp(const Call<T>& call, T* space, Index index) {
   Task<T> task{call, space, index};
   if (!gather(task, 0)) return task.status;
@@ -271,7 +279,7 @@ Status hvp(const Call<T>& call, T* space, Index index) {
   backward<T>(s, nullptr);
   T* product = call.adjoints + index * call.shape.packed;
   hessian_vector_product(s, task.tangent(direction, transposed), task.targets(0), Destination<T>{product});
-  unpack(call.network, call.shape, product, T(1), call.products + index * call.network.num_parameters);
+  write_product(call, index);
   return task.status;
 }
 

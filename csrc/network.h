@@ -29,8 +29,14 @@ static constexpr Index aligned(Index count) {
 template <class T>
 constexpr Index kPanel = kPadBytes / static_cast<Index>(sizeof(T));
 
-enum class Kind : int { linear = 0, batch_norm, tanh, relu, conv, max_pool, spatial_mean };
-enum class Loss : int { mse = 0, cross_entropy = 1 };
+enum class Kind : int { linear = 0, batch_norm, tanh, relu, append, conv, max_pool, spatial_mean };
+enum class Loss : int { mse = 0, cross_entropy, gaussian, categorical };
+
+// Numbers that a sample's target has; cross-entropy has a label instead.
+static constexpr Index target_width(Loss loss, Index outputs) {
+  if (loss == Loss::cross_entropy) return 0;
+  return loss == Loss::gaussian ? outputs + 1 : outputs;
+}
 
 // How the weights of a linear layer are laid out in a packed parameter vector.
 //   outputs_in_lanes: [in (+1), padded(out)], the bias as one more row, which a column of ones multiplies

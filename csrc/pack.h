@@ -3,6 +3,9 @@
 
 #include "network.h"
 
+// Into whoever calls them, as these have no name of an instruction set.
+#define FASTMAML_INLINE __attribute__((always_inline)) inline
+
 namespace fastmaml {
 
 // The packed column of a linear layer's input i. Of a flattened image torch has channels first, and we have them last.
@@ -13,7 +16,7 @@ static Index packed_input(const Layer& layer, Index i) {
 
 // Calls visit(user index, packed index) for every parameter that is packed.
 template <class T, class Visit>
-static void visit_linear(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
+FASTMAML_INLINE static void visit_linear(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
   if (layer.layout == Layout::gram) return;
   const bool outputs = layer.layout == Layout::outputs_in_lanes;
   const Index row = outputs ? 1 : place.packed_width, column = outputs ? place.packed_width : 1;
@@ -27,7 +30,7 @@ static void visit_linear(const Layer& layer, const LayerPlace<T>& place, Visit v
 
 // torch: [out, in, ky, kx]; packed: [panel of outputs, ky, kx, in, outputs of the panel], biases apart.
 template <class T, class Visit>
-static void visit_conv(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
+FASTMAML_INLINE static void visit_conv(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
   const Index taps = layer.window.kernel[0] * layer.window.kernel[1];
   for (Index o = 0; o < layer.out; ++o) {
     const Index panel = place.weight + o / kPanel<T> * place.packed_rows * kPanel<T> + o % kPanel<T>;
@@ -39,12 +42,14 @@ static void visit_conv(const Layer& layer, const LayerPlace<T>& place, Visit vis
 }
 
 template <class T, class Visit>
-static void visit_parameters(const Network& network, const Shape<T>& shape, Visit visit) {
+FASTMAML_INLINE static void visit_parameters(const Network& network, const Shape<T>& shape, Visit visit) {
   for (Index l = 0; l < network.depth; ++l) {
     const Layer& layer = network.layers[l];
     const LayerPlace<T>& place = shape.places[l];
     if (layer.kind == Kind::linear) visit_linear(layer, place, visit);
     if (layer.kind == Kind::conv) visit_conv(layer, place, visit);
+    if (layer.kind == Kind::append)
+      for (Index c = 0; c < layer.out - layer.in; ++c) visit(layer.bias + c, place.shift + c);
     if (layer.kind != Kind::batch_norm) continue;
     for (Index c = 0; c < layer.out; ++c) {
       if (layer.weight >= 0) visit(layer.weight + c, place.scale + c);
@@ -54,13 +59,13 @@ static void visit_parameters(const Network& network, const Shape<T>& shape, Visi
 }
 
 template <class T>
-static void pack(const Network& network, const Shape<T>& shape, const T* user, T* packed) {
+FASTMAML_INLINE static void pack(const Network& network, const Shape<T>& shape, const T* user, T* packed) {
   for (Index i = 0; i < shape.packed; ++i) packed[i] = T(0);
   visit_parameters(network, shape, [=](Index from, Index to) { packed[to] = user[from]; });
 }
 
 template <class T>
-static void unpack(const Network& network, const Shape<T>& shape, const T* packed, T scale, T* user) {
+FASTMAML_INLINE static void unpack(const Network& network, const Shape<T>& shape, const T* packed, T scale, T* user) {
   visit_parameters(network, shape, [=](Index to, Index from) { user[to] = scale * packed[from]; });
 }
 

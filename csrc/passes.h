@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activation.h"
+#include "append.h"
 #include "batch_norm.h"
 #include "image_passes.h"
 #include "linear.h"
@@ -22,6 +23,9 @@ void layer_forward(const Sweep<T>& s, Index l) {
     case Kind::batch_norm:
       batch_norm_forward(s, l);
       break;
+    case Kind::append:
+      append_forward(s, l);
+      break;
     default:
       activation_forward(s, l);
   }
@@ -37,6 +41,8 @@ void layer_backward(const Sweep<T>& s, Index l) {
       return linear_backward(s, l);
     case Kind::batch_norm:
       return batch_norm_backward(s, l);
+    case Kind::append:
+      return append_backward(s, s, l);
     default:
       return activation_backward(s, l);
   }
@@ -48,6 +54,7 @@ void layer_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
   if (s.layer(l).image) return image_gradient(s, l, to);
   if (s.layer(l).kind == Kind::linear) linear_gradient(s, l, to);
   if (s.layer(l).kind == Kind::batch_norm) batch_norm_gradient(s, l, to);
+  if (s.layer(l).kind == Kind::append) append_gradient(s, s, l, to);
 }
 
 template <class T>
@@ -59,6 +66,8 @@ void layer_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
       return linear_tangent_forward(s, d, l);
     case Kind::batch_norm:
       return batch_norm_tangent_forward(s, d, l);
+    case Kind::append:
+      return append_tangent_forward(s, d, l);
     default:
       return activation_tangent_forward(s, d, l);
   }
@@ -73,6 +82,8 @@ void layer_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
       return linear_tangent_backward(s, d, l);
     case Kind::batch_norm:
       return batch_norm_tangent_backward(s, d, l);
+    case Kind::append:
+      return append_backward(s, d, l);
     default:
       return activation_tangent_backward(s, d, l);
   }
@@ -84,6 +95,7 @@ void layer_tangent_gradient(const Sweep<T>& s, const Sweep<T>& d, Index l, const
   if (s.layer(l).image) return image_tangent_gradient(s, d, l, to);
   if (s.layer(l).kind == Kind::linear) linear_tangent_gradient(s, d, l, to);
   if (s.layer(l).kind == Kind::batch_norm) batch_norm_tangent_gradient(s, d, l, to);
+  if (s.layer(l).kind == Kind::append) append_gradient(s, d, l, to);
 }
 
 template <class T>

@@ -90,6 +90,10 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
     if (l > 0) places[l - 1].output_width = place.input_width;
     if (layers[l].kind == Kind::linear) place_linear(layers[l], place, shape, l == 0, allow_gram);
     if (layers[l].kind == Kind::batch_norm) place_batch_norm(layers[l], place, shape);
+    if (layers[l].kind == Kind::append) {
+      place.shift = shape.packed;
+      shape.packed += aligned<T>(padded<T>(layers[l].out - layers[l].in));
+    }
   }
   const bool image_output = layers.back().image;  // a spatial mean ends the network
   shape.output_width = image_output ? padded<T>(network.outputs) : padded<T>(network.outputs);
@@ -99,7 +103,8 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
   shape.output_delta = shape.state;
   shape.state += aligned<T>(shape.rows * shape.output_width);
   shape.probabilities = shape.state;
-  shape.state += network.loss == Loss::cross_entropy ? aligned<T>(shape.rows * shape.output_width) : 0;
+  const bool softmax = network.loss == Loss::cross_entropy || network.loss == Loss::categorical;
+  shape.state += softmax ? aligned<T>(shape.rows * shape.output_width) : 0;
   shape.weight_gradient = shape.state;
   shape.state += aligned<T>(conv_gradient_size(places, layers));
   shape.places = places.data();

@@ -108,9 +108,26 @@ def check_targets(name: str, samples: Samples, plan: Plan, output: tuple[int, ..
             )
         if y.dtype != torch.int64 or list(y.shape) != counts:
             raise ValueError(f"{name}.y: given {given}; cross_entropy takes torch.int64 labels {counts}")
+    elif plan.loss_name in ("gaussian", "categorical"):
+        _check_policy_targets(name, samples, plan.loss_name, output, like)
     elif plan.loss_name == "mse" and (y.dtype != like.dtype or list(y.shape) != [*counts, *output]):
         raise ValueError(
             f"{name}.y: given {given}; mse takes {like.dtype} targets {[*counts, *output]}, shaped as the outputs"
+        )
+
+
+def _check_policy_targets(name: str, samples: Samples, loss: str, output: tuple[int, ...], like: Tensor) -> None:
+    counts = list(samples.x.shape[:2])
+    if len(output) != 1 or (loss == "gaussian" and output[0] % 2):
+        raise ValueError(
+            f"model: gives outputs {[*counts, *output]}; {loss} takes "
+            + ("mean and log_std [T, N, 2A]" if loss == "gaussian" else "logits [T, N, A]")
+        )
+    wanted = [*counts, output[0] + (loss == "gaussian")]
+    if samples.y.dtype != like.dtype or list(samples.y.shape) != wanted:
+        raise ValueError(
+            f"{name}.y: given {samples.y.dtype} of shape {list(samples.y.shape)}; {loss} takes {like.dtype} targets "
+            f"{wanted}: " + ("centre, spread, scale" if loss == "gaussian" else "one-hot actions times advantages")
         )
 
 

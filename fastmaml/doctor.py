@@ -14,7 +14,7 @@ import torch
 from fastmaml.maml import MAML
 from fastmaml.models import LINEAR_ONLY, OmniglotMLP, SinusoidMLP
 
-_PACKAGES = ("fastmaml", "torch", "numpy", "safetensors", "triton", "matplotlib", "tensorboard")
+_PACKAGES = ("fastmaml", "torch", "numpy", "safetensors", "triton", "matplotlib", "tensorboard", "gymnasium", "mujoco")
 
 
 def report() -> str:

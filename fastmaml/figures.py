@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS: Mapping[str, str] = {"MAML": "#0072B2", "pretrained": "#D55E00", "oracle": "#009E73"}
+COLOURS: Mapping[str, str] = {"MAML": "#0072B2", "pretrained": "#D55E00", "oracle": "#009E73", "random": "#999999"}
 _COURSE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_STEP_STYLES = ((0, "#999999", ":"), (1, "#56B4E9", "--"), (10, "#0072B2", "-"))
+STEP_STYLES = ((0, "#999999", ":"), (1, "#56B4E9", "--"), (10, "#0072B2", "-"))
 _GREY = "#444444"
 _STYLE = {
     "font.size": 9.0,
@@ -76,35 +76,35 @@ class Fit:
 
 def learning_curves(panels: Mapping[str, Sequence[Curve]], path: Path) -> None:
     """Mean squared error over gradient steps, one panel per title, the y axis shared."""
-    with _styled():
-        figure, axes = _grid(1, len(panels), width=2.9 if len(panels) > 1 else 4.6, height=3.1)
+    with styled():
+        figure, axes = grid(1, len(panels), width=2.9 if len(panels) > 1 else 4.6, height=3.1)
         for axis, (title, curves) in zip(axes, panels.items(), strict=True):
             _draw_curves(axis, curves)
             axis.set_title(title)
             axis.text(1.0, 1.0, _notes(curves), transform=axis.transAxes, ha="right", va="top", fontsize=7.5)
         axes[0].set_ylabel("mean squared error")
-        _add_legend(figure, axes)
-        _write(figure, path)
+        add_legend(figure, axes)
+        write(figure, path)
 
 
 def fits(panels: Sequence[Fit], columns: int, path: Path) -> None:
     """The true curve, the points of the support set, and what is predicted before and after adaptation."""
-    with _styled():
-        figure, axes = _grid(-(-len(panels) // columns), columns, width=3.6, height=2.2)
+    with styled():
+        figure, axes = grid(-(-len(panels) // columns), columns, width=3.6, height=2.2)
         for number, (axis, fit) in enumerate(zip(axes, panels, strict=True)):
             _draw_fit(axis, fit)
             axis.set_xlabel("x" if number >= len(panels) - columns else "")
             axis.set_ylabel("y" if number % columns == 0 else "")
-        _add_legend(figure, axes)
-        _write(figure, path)
+        add_legend(figure, axes)
+        write(figure, path)
 
 
 def accuracy_over_time(
     courses: Sequence[Course], path: Path, title: str, published: float | None = None, chance: float | None = None
 ) -> None:
     """Accuracy on test tasks in percent over minutes of training; horizontal lines at what is published, and chance."""
-    with _styled():
-        figure, (axis,) = _grid(1, 1, width=5.2, height=3.4)
+    with styled():
+        figure, (axis,) = grid(1, 1, width=5.2, height=3.4)
         for course, colour in zip(courses, _COURSE_COLOURS, strict=False):
             minutes, mean, ci95 = np.asarray(course.minutes), *(100 * np.asarray(v) for v in (course.mean, course.ci95))
             axis.plot(minutes, mean, color=colour, marker="o", markersize=3, label=course.name)
@@ -114,8 +114,8 @@ def accuracy_over_time(
                 axis.axhline(100 * value, color=_GREY, linestyle=line, linewidth=1, label=f"{label}, {100 * value:g}%")
         axis.set(title=title, xlabel="minutes of training", ylabel="accuracy on test tasks, %")
         axis.set_xlim(left=0)
-        _add_legend(figure, [axis])
-        _write(figure, path)
+        add_legend(figure, [axis])
+        write(figure, path)
 
 
 def _draw_curves(axis: Axes, curves: Sequence[Curve]) -> None:
@@ -151,7 +151,7 @@ def _draw_paper(axis: Axes, curve: Curve, colour: str) -> None:
 
 def _draw_fit(axis: Axes, fit: Fit) -> None:
     axis.plot(fit.x, fit.truth, color="#CC3311", linewidth=1.2, label="ground truth")
-    for steps, colour, line in _STEP_STYLES:
+    for steps, colour, line in STEP_STYLES:
         if steps in fit.predictions:
             label = {0: "before adaptation", 1: "1 step"}.get(steps, f"{steps} steps")
             axis.plot(fit.x, fit.predictions[steps], color=colour, linestyle=line, label=label)
@@ -159,7 +159,7 @@ def _draw_fit(axis: Axes, fit: Fit) -> None:
     axis.set_title(fit.title)
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -169,14 +169,14 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
     return figure, list(axes.flat)
 
 
-def _add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them; each label once."""
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = len(entries) if len(axes) > 1 or len(entries) <= 3 else -(-len(entries) // 2)
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
-def _styled() -> AbstractContextManager[Any]:
+def styled() -> AbstractContextManager[Any]:
     context: AbstractContextManager[Any] = _matplotlib().rc_context(_STYLE)
     return context
 
@@ -191,7 +191,7 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write(figure: Figure, path: Path) -> None:
     """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -51,6 +51,16 @@ class FlattenLayer:
 
 
 @dataclass(frozen=True)
+class AppendLayer:
+    """y = [x, p]: the parameter of slot `value` [count] beside every sample's `features`; the last layer of a Plan."""
+
+    name: str
+    features: int
+    count: int
+    value: int
+
+
+@dataclass(frozen=True)
 class Conv2dLayer:
     """[N, in_channels, H, W] -> [N, out_channels, H', W'], zero padding; sizes of the window are (y, x).
 
@@ -85,5 +95,13 @@ class SpatialMeanLayer:
 
 
 Layer = (
-    LinearLayer | BatchNormLayer | ReLULayer | TanhLayer | FlattenLayer | Conv2dLayer | MaxPoolLayer | SpatialMeanLayer
+    LinearLayer
+    | BatchNormLayer
+    | ReLULayer
+    | TanhLayer
+    | FlattenLayer
+    | AppendLayer
+    | Conv2dLayer
+    | MaxPoolLayer
+    | SpatialMeanLayer
 )

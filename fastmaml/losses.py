@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -54,14 +55,67 @@ def cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = Non
     return weighted_mean(F.cross_entropy(outputs, targets, reduction="none"), weights)
 
 
-NAMED: dict[str, LossFn] = {"mse": mse, "cross_entropy": cross_entropy}
+def gaussian(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Scaled cross-entropy of a Gaussian policy: scale · E[−log N(a; mean, exp(log_std)²)], the mean over samples.
+
+    a has mean `centre` and variance `spread` in each of A dimensions. With a sampled action as the centre, no spread
+    and an advantage as the scale it is the loss of REINFORCE; with the moments of another Gaussian and scale 1 it is
+    the KL divergence from that one, but for a constant.
+
+    Args:
+        outputs: mean and log_std side by side [N, 2A].
+        targets: centre, spread, scale side by side [N, 2A + 1]; the scale may have any sign.
+        weights: [N], at least 0, not all 0; a sample of weight 0 does not count.
+    Raises:
+        ValueError: where the shapes are others.
+    Source: Williams, "Simple statistical gradient-following algorithms", 1992.
+    """
+    if outputs.dim() != 2 or outputs.shape[1] % 2 or targets.shape != (len(outputs), outputs.shape[1] + 1):
+        raise ValueError(
+            f"targets: given {list(targets.shape)} for outputs {list(outputs.shape)}; gaussian takes outputs [N, 2A] "
+            "(mean, log_std) and targets [N, 2A + 1] (centre, spread, scale)"
+        )
+    mean, log_std = outputs.chunk(2, 1)
+    actions = outputs.shape[1] // 2
+    centre, spread, scale = targets.split([actions, actions, 1], 1)
+    surprise = 0.5 * math.log(2 * math.pi) + log_std + 0.5 * (spread + (mean - centre).square()) * (-2 * log_std).exp()
+    return weighted_mean((scale * surprise).sum(1), weights)
+
+
+def categorical(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """−Σ t log softmax(outputs), the (weighted) mean over samples, for targets t of any sign.
+
+    With an action's one-hot vector times its advantage it is the loss of REINFORCE; with the probabilities of another
+    policy it is the KL divergence from that one, but for a constant.
+
+    Args:
+        outputs: logits [N, A].
+        targets: [N, A].
+        weights: [N], at least 0, not all 0; a sample of weight 0 does not count.
+    Raises:
+        ValueError: where the shapes are others.
+    """
+    if outputs.dim() != 2 or targets.shape != outputs.shape:
+        raise ValueError(
+            f"targets: given {list(targets.shape)} for outputs {list(outputs.shape)}; categorical takes logits [N, A] "
+            "and targets [N, A], such as one-hot actions times advantages"
+        )
+    return weighted_mean(-(targets * outputs.log_softmax(1)).sum(1), weights)
+
+
+NAMED: dict[str, LossFn] = {
+    "mse": mse,
+    "cross_entropy": cross_entropy,
+    "gaussian": gaussian,
+    "categorical": categorical,
+}
 
 
 def resolve(loss: str | Callable[..., Tensor]) -> tuple[str | None, LossFn]:
     """The name that kernels know the loss by (None for any other callable), and the loss as a function.
 
     Args:
-        loss: "mse", "cross_entropy", one of the two functions above, or a callable
+        loss: "mse", "cross_entropy", "gaussian", "categorical", one of these functions, or a callable
             loss(outputs [N, ...], targets [N, ...]) -> mean, or loss(outputs, targets, weights [N] or None).
     Raises:
         ValueError: for a name that is not known. TypeError: for what is neither a name nor callable.

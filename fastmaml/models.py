@@ -193,6 +193,23 @@ def functorch_omniglot(ways: int = 5) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, ways))
 
 
+class Append(nn.Module):
+    """[..., features] -> [..., features + count]: a parameter beside the outputs, the same for every sample.
+
+    A Gaussian policy's state-independent log standard deviation is one, beside the mean.
+
+    Args:
+        value: [count], where the parameter starts.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.value.expand(*x.shape[:-1], -1)], -1)
+
+
 def _conv(inputs: int, outputs: int, stride: int, generator: torch.Generator | None) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False, device="meta").to_empty(device="cpu")
     nn.init.xavier_uniform_(conv.weight, generator=generator)

@@ -15,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from fastmaml import losses
 from fastmaml.layers import (
+    AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
@@ -28,6 +29,7 @@ from fastmaml.layers import (
 from fastmaml.shapes import sample_shapes, takes_images
 
 __all__ = [
+    "AppendLayer",
     "BatchNormLayer",
     "Conv2dLayer",
     "FlattenLayer",
@@ -77,7 +79,7 @@ class Plan:
     Args:
         module: the network, which only the reference and functional engines call.
         slots: one of each parameter, in the order of module.named_parameters().
-        loss_name: "mse" or "cross_entropy"; None for any other callable.
+        loss_name: a name in `fastmaml.losses.NAMED`; None for any other callable.
         loss_fn: loss(outputs [N, ...], targets [N, ...], weights [N] | None) -> scalar.
         layers: the straight line of layers that the module is in its present mode, or None.
         obstacle: why there are no layers, naming the layer; None where there are.
@@ -136,6 +138,8 @@ class Plan:
     def num_outputs(self) -> int | None:
         """Outputs of one sample; None without layers."""
         for layer in reversed(self.layers or ()):
+            if isinstance(layer, AppendLayer):
+                return layer.features + layer.count
             if isinstance(layer, LinearLayer):
                 return layer.out_features
             if isinstance(layer, (BatchNormLayer, Conv2dLayer)):

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 _FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 _TERMINAL_SECONDS, _FILE_SECONDS = 0.1, 10.0
-_SMOOTHING = 0.02  # the loss and accuracy shown are means over about 50 iterations
+_SMOOTHING = 0.02  # what is shown are means over about 50 iterations
 
 
 class Progress:
@@ -24,9 +24,21 @@ class Progress:
         meta_batch: tasks of an iteration.
         shown: False draws nothing.
         file: where to draw; stderr if None.
+        label: what `loss` is called.
+        smoothing: the share of the newest iteration in the mean that is shown.
     """
 
-    def __init__(self, total: int, start: int, meta_batch: int, shown: bool = True, file: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        meta_batch: int,
+        shown: bool = True,
+        file: TextIO | None = None,
+        label: str = "loss",
+        smoothing: float = _SMOOTHING,
+    ) -> None:
+        self._label, self._smoothing = label, smoothing
         self._meta_batch = meta_batch
         self._done = start
         self._note = ""
@@ -50,9 +62,9 @@ class Progress:
         """Reports an iteration; redraws if it is time."""
         if self._loss is None:
             self._loss, self._accuracy = loss, accuracy
-        self._loss += _SMOOTHING * (loss - self._loss)
+        self._loss += self._smoothing * (loss - self._loss)
         if accuracy is not None and self._accuracy is not None:
-            self._accuracy += _SMOOTHING * (accuracy - self._accuracy)
+            self._accuracy += self._smoothing * (accuracy - self._accuracy)
         if time.perf_counter() >= self._due:
             self.draw(iteration)
 
@@ -80,7 +92,7 @@ class Progress:
 
     def _texts(self) -> Iterator[str]:
         if self._loss is not None:
-            yield f"loss {self._loss:.4g}"
+            yield f"{self._label} {self._loss:.4g}"
         if self._accuracy is not None:
             yield f"accuracy {self._accuracy:.1%}"
         if self._rate is not None:

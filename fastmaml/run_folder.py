@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from fastmaml import checkpoint
+
+
+class Restorable(Protocol):
+    """The state of a run, as it was when a checkpoint was captured."""
+
+    def restore(self, path: Path, state: Mapping[str, Any]) -> None: ...
 
 
 class RunFolder:
@@ -50,6 +56,23 @@ class RunFolder:
         checkpoint.save(path, state)
         checkpoint.prune(self.checkpoints, self.keep)
         return path
+
+    def restore(self, state: Restorable, resume: bool) -> None:
+        """Puts `state` where the run in this folder was left, if there is one.
+
+        Raises:
+            FileExistsError: there is one, and `resume` is False.
+            CheckpointError: it cannot be continued with this state.
+        """
+        path = self.latest()
+        if path is None:
+            return
+        if not resume:
+            raise FileExistsError(
+                f"log_dir: {self.path} holds a run already ({path.name}) and resume is False; "
+                "give another folder, delete this one, or continue it with resume=True"
+            )
+        state.restore(path, checkpoint.load(path))
 
     def nonfinite(self, iteration: int) -> Path:
         """Where the batch of an iteration goes whose loss is not finite."""

@@ -97,7 +97,7 @@ class RunState:
         if "settings" not in state:
             raise CheckpointError(f"{path}: holds no training run; give a checkpoint that a Trainer wrote")
         check_tensors(path, state["model"], self.model.state_dict())
-        _check_settings(path, state["settings"], self.settings)
+        check_settings(path, state["settings"], self.settings)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
@@ -118,7 +118,8 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises CheckpointError, naming the differences, where a run was saved with other settings."""
     differences = [
         f"{name} was {saved[name]!r} and is {own[name]!r} now"
         for name in own

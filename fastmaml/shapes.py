@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fastmaml.layers import (
+    AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
@@ -45,6 +46,9 @@ def _after(layer: Layer, shape: Shape) -> Shape:
     if isinstance(layer, LinearLayer):
         _check(layer, shape == (layer.in_features,), shape, f"[{layer.in_features}]")
         return (layer.out_features,)
+    if isinstance(layer, AppendLayer):
+        _check(layer, shape == (layer.features,), shape, f"[{layer.features}]")
+        return (layer.features + layer.count,)
     if isinstance(layer, BatchNormLayer):
         dims = 3 if layer.images else 1
         expected = f"[{layer.features}, H, W]" if layer.images else f"[{layer.features}]"

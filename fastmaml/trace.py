@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from fastmaml.layers import (
+    AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
@@ -22,11 +23,12 @@ from fastmaml.layers import (
     SpatialMeanLayer,
     TanhLayer,
 )
+from fastmaml.models import Append
 from fastmaml.trace_images import ACCEPTED, Obstacle, conv_window, is_spatial_mean, pool_window
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _LEAVES = (
-    *(nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, *_DROPOUTS),
+    *(nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Tanh, nn.Flatten, nn.Identity, Append, *_DROPOUTS),
     *(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -79,9 +81,14 @@ def _check_hooks(module: nn.Module) -> None:
             raise Obstacle(f"layer '{name}' ({type(child).__name__}) has hooks, which only Python can run; remove them")
 
 
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Append) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _walk(module: nn.Module, line: _Line) -> None:
     try:
-        graph = fx.Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         reason = str(error).split("\n", 1)[0]
         raise Obstacle(f"torch.fx cannot trace {type(module).__name__} ({reason}); accepted is {ACCEPTED}") from error
@@ -127,13 +134,20 @@ class _Line:
             raise Obstacle(f"layer '{name}' takes {features} features, but {self.features} reach it")
         self.called.add(id(module))
 
+    def goes_on(self, name: str) -> None:
+        """Nothing follows appended parameters."""
+        if self.layers and isinstance(self.layers[-1], AppendLayer):
+            raise Obstacle(f"layer '{name}' follows '{self.layers[-1].name}' (Append), which must be the last layer")
+
     def on_images(self, name: str) -> None:
+        self.goes_on(name)
         if self.form not in (None, "images") or self.flatten is not None:
             raise Obstacle(f"layer '{name}' takes images, but rows of features reach it; accepted is {ACCEPTED}")
         self.form = "images"
 
     def on_rows(self, name: str, linear: bool) -> None:
         """Of what is left of images after flattening, or after the mean of their pixels, only a Linear is made."""
+        self.goes_on(name)
         if self.form == "images" or (self.form in ("means", "flat") and not linear):
             given = {"images": "images", "flat": "flattened images"}.get(self.form, "means over pixels")
             raise Obstacle(f"layer '{name}' takes rows of features, but {given} reach it; accepted is {ACCEPTED}")
@@ -149,6 +163,7 @@ class _Line:
 
     def elementwise(self, layer: Layer) -> None:
         """It commutes with flattening, which is left to the Linear that follows."""
+        self.goes_on(layer.name)
         if self.form == "means" and isinstance(layer, TanhLayer):
             raise Obstacle(f"layer '{layer.name}' (Tanh) follows a mean over pixels; accepted is {ACCEPTED}")
         self.layers.append(layer)
@@ -165,9 +180,8 @@ class _Line:
     def finish(self, module: nn.Module) -> tuple[Layer, ...]:
         if self.form in ("images", "flat"):
             raise Obstacle("the network ends in images; accepted at the end is a Linear, or the mean over all pixels")
-        used = {
-            slot for layer in self.layers for slot in (getattr(layer, "weight", None), getattr(layer, "bias", None))
-        }
+        places = ("weight", "bias", "value")
+        used = {getattr(layer, place, None) for layer in self.layers for place in places}
         for name, parameter in module.named_parameters():
             if self.slots[id(parameter)] not in used:
                 raise Obstacle(f"parameter '{name}' has no part in the forward pass; remove it")
@@ -263,6 +277,17 @@ def _identity(line: _Line, module: Any, name: str) -> None:
     return
 
 
+def _append(line: _Line, module: Append, name: str) -> None:
+    line.on_rows(name, linear=False)
+    if line.features is None:
+        raise Obstacle(f"layer '{name}' (Append) stands first; a Linear must come before it")
+    line.parametric(module, name, line.features)
+    slot = line.slot(module.value, name)
+    assert slot is not None
+    line.layers.append(AppendLayer(name, line.features, module.value.numel(), slot))
+    line.features += module.value.numel()
+
+
 _HANDLERS: dict[type, Callable[[_Line, Any, str], None]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
@@ -274,6 +299,7 @@ _HANDLERS: dict[type, Callable[[_Line, Any, str], None]] = {
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
     nn.Identity: _identity,
+    Append: _append,
     **dict.fromkeys(_DROPOUTS, _dropout),
 }
 

@@ -8,7 +8,7 @@ from torch import nn
 
 ACCEPTED = (
     "a straight line of Linear, BatchNorm1d, ReLU, Tanh and Flatten, after Conv2d, BatchNorm2d, MaxPool2d and the "
-    "mean over all pixels"
+    "mean over all pixels, and fastmaml.models.Append at the end"
 )
 MOST_TAPS = 15 * 15
 

@@ -11,7 +11,6 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastmaml import checkpoint
 from fastmaml.evaluation import Evaluation
 from fastmaml.interrupts import Interrupts
 from fastmaml.logs import RunLog, check_tensorboard
@@ -176,7 +175,7 @@ class Trainer:
         folder = None
         if self.log_dir is not None:
             folder = stack.enter_context(RunFolder(self.log_dir, self.keep))
-            self._restore(folder)
+            folder.restore(self._state, self.resume)
         schedule, start = self.schedule, self._state.counters.iteration
         log = RunLog(self.log_dir, start, schedule.validation is not None, self.tensorboard)
         stack.callback(log.close)
@@ -184,14 +183,3 @@ class Trainer:
         stack.callback(progress.close)
         interrupts = stack.enter_context(Interrupts())
         return Loop(schedule, self._state, self._step, folder, log, progress, interrupts)
-
-    def _restore(self, folder: RunFolder) -> None:
-        path = folder.latest()
-        if path is None:
-            return
-        if not self.resume:
-            raise FileExistsError(
-                f"log_dir: {folder.path} holds a run already ({path.name}) and resume is False; "
-                "give another folder, delete this one, or continue it with resume=True"
-            )
-        self._state.restore(path, checkpoint.load(path))

@@ -24,3 +24,14 @@ def test_own_tasks_are_learned(capsys):
     }
     assert rows["after"][3] < 0.5 * rows["before"][3]
     assert rows["after"][3] < 0.5 * rows["after"][0]
+
+
+def test_own_environment_is_learned(capsys):
+    runpy.run_path(str(EXAMPLES / "own_environment.py"))["main"](iterations=25)
+    rows = {
+        line.split()[0]: [float(word) for word in line.split()[1:]]
+        for line in capsys.readouterr().out.splitlines()[-2:]
+    }
+    before, after = rows["before"], rows["after"]
+    assert after[1] - after[0] > 1 + 2 * (before[1] - before[0])  # one step gains far more than it did
+    assert after[2] > before[2] + 2

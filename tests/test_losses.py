@@ -63,5 +63,37 @@ def test_an_optional_third_argument_takes_weights_if_it_is_called_so():
 
 @pytest.mark.parametrize(("given", "error"), [("huber", ValueError), (3, TypeError), (None, TypeError)])
 def test_what_is_no_loss_is_refused(given, error):
-    with pytest.raises(error, match=r"loss: given .*; allowed are \['cross_entropy', 'mse'\] or a callable"):
+    with pytest.raises(
+        error, match=r"loss: given .*; allowed are \['categorical', 'cross_entropy', 'gaussian', 'mse'\] or a callable"
+    ):
         losses.resolve(given)
+
+
+def test_gaussian_of_a_sampled_action_is_minus_log_likelihood_times_advantage():
+    mean, log_std, action, advantage = torch.randn(4, 5, 2).double()
+    advantage = advantage[:, :1]
+    policy = torch.distributions.Normal(mean, log_std.exp())
+    loss = losses.gaussian(torch.cat([mean, log_std], 1), torch.cat([action, torch.zeros(5, 2), advantage], 1))
+    torch.testing.assert_close(loss, -(advantage[:, 0] * policy.log_prob(action).sum(1)).mean())
+
+
+def test_gaussian_of_moments_is_kl_but_for_the_entropy():
+    outputs, old = torch.randn(2, 5, 4).double()
+    new_policy, old_policy = (torch.distributions.Normal(o[:, :2], o[:, 2:].exp()) for o in (outputs, old))
+    moments = torch.cat([old[:, :2], (2 * old[:, 2:]).exp(), torch.ones(5, 1)], 1)
+    kl = torch.distributions.kl_divergence(old_policy, new_policy).sum(1).mean()
+    torch.testing.assert_close(losses.gaussian(outputs, moments) - old_policy.entropy().sum(1).mean(), kl)
+
+
+def test_categorical_of_one_hot_actions_is_cross_entropy_times_advantage():
+    advantage = torch.randn(5).double()
+    one_hot = F.one_hot(LABELS, 3) * advantage[:, None]
+    each = F.cross_entropy(OUTPUTS, LABELS, reduction="none")
+    torch.testing.assert_close(losses.categorical(OUTPUTS, one_hot), (advantage * each).mean())
+
+
+def test_targets_of_policies_have_their_shapes():
+    with pytest.raises(ValueError, match=r"gaussian takes outputs \[N, 2A\]"):
+        losses.gaussian(OUTPUTS, TARGETS)
+    with pytest.raises(ValueError, match=r"categorical takes logits"):
+        losses.categorical(OUTPUTS, TARGETS[:, :2])

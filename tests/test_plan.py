@@ -1,12 +1,16 @@
 """nn.Module → Plan: what is a straight line, and what stands in the way otherwise."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from fastmaml.models import Append
 from fastmaml.plan import (
+    AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
@@ -332,3 +336,15 @@ def test_obstacles_on_images_name_the_layer(layer, words):
     plan = Plan.of(nn.Sequential(nn.Conv2d(2, 2, 1), layer))
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(plan.obstacle)
+
+
+def test_appended_parameters_come_last():
+    append = Append(torch.zeros(2))
+    plan = Plan.of(nn.Sequential(nn.Linear(3, 2), append))
+    assert plan.layers[-1] == AppendLayer("1", 2, 2, 2)
+    for layers, complaint in [
+        ([append], "stands first"),
+        ([nn.Linear(3, 2), append, nn.ReLU()], "follows '1' .Append., which must be the last"),
+        ([nn.Linear(3, 2), append, nn.Linear(4, 2)], "follows '1' .Append., which must be the last"),
+    ]:
+        assert re.search(complaint, Plan.of(nn.Sequential(*layers)).obstacle)

@@ -9,7 +9,7 @@ import torch
 
 from fastmaml import checkpoint
 from fastmaml.gradients import FirstOrder, SecondOrder
-from fastmaml.recipes import RECIPES, OmniglotMLPRecipe, SinusoidRecipe
+from fastmaml.recipes import POLICY_RECIPES, RECIPES, OmniglotMLPRecipe, SinusoidRecipe
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS, judge, train
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
@@ -65,7 +65,7 @@ def test_recipes_are_data():
         SinusoidRecipe().shots = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), *POLICY_RECIPES.values()], ids=[*RECIPES, *POLICY_RECIPES])
 def test_every_option_says_what_it_means(recipe):
     described = options_of(recipe)
     assert [item.name for item in described] == [field.name for field in fields(recipe)]

@@ -6,14 +6,17 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fastmaml.cli.options import given, in_flags
-from fastmaml.recipes import Recipe
+from fastmaml.recipes import PolicyRecipe, Recipe
 from fastmaml.recipes.options import options_of
+from fastmaml.rl.trainer import TrainResult as PolicyTrainResult
 from fastmaml.trainer import TrainResult
+
+Kind = TypeVar("Kind", Recipe, PolicyRecipe)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +49,7 @@ def set_threads(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
 
 
-def recipe_of(kind: type[Recipe], arguments: argparse.Namespace, base: Mapping[str, Any] | None = None) -> Recipe:
+def recipe_of(kind: type[Kind], arguments: argparse.Namespace, base: Mapping[str, Any] | None = None) -> Kind:
     """The recipe with the options of the command line, over those in `base`.
 
     Raises:
@@ -63,7 +66,7 @@ def trainer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"progress": not arguments.no_progress, "tensorboard": arguments.tensorboard}
 
 
-def stopped(result: TrainResult) -> int:
+def stopped(result: TrainResult | PolicyTrainResult) -> int:
     """Say where training was interrupted; gives the exit code, 128 + the signal (130 for Ctrl-C)."""
     print(f"stopped after iteration {result.iteration}; run the same command again to go on", file=sys.stderr)
     return 128 + (result.signal or 0)

@@ -9,7 +9,8 @@ from typing import Any
 from fastmaml import checkpoint
 from fastmaml.cli.common import add_threads, recipe_of, set_threads
 from fastmaml.cli.options import add_options, flag, given
-from fastmaml.recipes import RECIPES, Recipe
+from fastmaml.recipes import POLICY_RECIPES, RECIPES, PolicyRecipe, Recipe
+from fastmaml.recipes import run_policies as policies
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS, judge
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
@@ -17,8 +18,11 @@ from fastmaml.recipes.tables import evaluation_table, write_evaluation
 OPTIONS = (
     "test_tasks", "test_steps", "test_shots", "test_queries", "shots", "queries",
     "split", "split_seed", "test_rotations", "data", "inner_lr", "test_lr_factor", "engine", "seed",
+    "test_episodes", "test_lr", "horizon",
 )  # fmt: skip
 """The fields of recipes that may differ from those of training."""
+
+_ALL: dict[str, type[Recipe] | type[PolicyRecipe]] = {**RECIPES, **POLICY_RECIPES}
 
 
 def add_to(commands: Any) -> None:
@@ -29,7 +33,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV too")
     add_threads(parser)
-    add_options(parser, *RECIPES.values(), only=OPTIONS, defaults="that of the run")
+    add_options(parser, *RECIPES.values(), *POLICY_RECIPES.values(), only=OPTIONS, defaults="that of the run")
     parser.set_defaults(run=run)
 
 
@@ -37,9 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     path = _locate(arguments.checkpoint)
     trained = dict(checkpoint.load(path).get("config", {}))
-    kind = RECIPES.get(trained.pop("recipe", ""))
+    name = trained.pop("recipe", "")
+    if name in POLICY_RECIPES:
+        return _policies(path, POLICY_RECIPES[name], trained, arguments)
+    kind = RECIPES.get(name)
     if kind is None:
-        raise ValueError(f"{path} was not trained by a recipe of this version; known are {', '.join(RECIPES)}")
+        raise ValueError(f"{path} was not trained by a recipe of this version; known are {', '.join(_ALL)}")
     _check_known(kind, arguments)
     recipe = recipe_of(kind, arguments, trained)
     maml = recipe.maml()
@@ -48,6 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
     print(evaluation_table(recipe, evaluation))
     if arguments.csv is not None:
         write_evaluation(recipe, evaluation, arguments.csv)
+    return 0
+
+
+def _policies(path: Path, kind: type[PolicyRecipe], trained: dict[str, Any], arguments: argparse.Namespace) -> int:
+    _check_known(kind, arguments)
+    recipe = recipe_of(kind, arguments, trained)
+    meta = recipe.meta()
+    checkpoint.load_model(path, meta.policy)
+    judged = policies.judge(recipe, meta)
+    print(policies.return_table(recipe, judged))
+    if arguments.csv is not None:
+        policies.write_returns(recipe, judged, arguments.csv)
     return 0
 
 
@@ -63,9 +82,9 @@ def _locate(path: Path) -> Path:
     return found[-1]
 
 
-def _check_known(kind: type[Recipe], arguments: argparse.Namespace) -> None:
+def _check_known(kind: type[Recipe] | type[PolicyRecipe], arguments: argparse.Namespace) -> None:
     known = {item.name for item in options_of(kind)}
-    for other in RECIPES.values():
+    for other in _ALL.values():
         for name in given(other, arguments):
             if name not in known:
                 raise ValueError(f"{flag(name)} is no option of a run of {kind.name}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastmaml.cli.common import add_run_options, recipe_of, set_threads, stopped, trainer_options
 from fastmaml.cli.options import Parser, add_options
+from fastmaml.recipes import NavigationRecipe, policy_report
 from fastmaml.recipes.regression import Interrupted, Progress, RegressionFigure, learning_curves, methods
 from fastmaml.recipes.regression_report import result_table, write_report
 from fastmaml.recipes.run import write_text
@@ -24,6 +25,11 @@ def add_to(commands: Any) -> None:
     add_run_options(sinusoid, "runs/reproduce-sinusoid")
     add_options(sinusoid, RegressionFigure, without=("test_shots",))
     sinusoid.set_defaults(run=run)
+    title = "returns over gradient steps of MAML, pretrained, random and oracle, and trajectories as in figure 4"
+    nav2d = experiments.add_parser("nav2d", help=title, description=title)
+    add_run_options(nav2d, "runs/reproduce-nav2d")
+    add_options(nav2d, NavigationRecipe, without=("train_steps",))
+    nav2d.set_defaults(run=run_policies)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,5 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{summary}\n")
     write_text(arguments.out / "table.txt", summary + "\n")
     written = write_report(trained, results, arguments.out)
+    print("\n".join(f"wrote {path}" for path in written))
+    return 0
+
+
+def run_policies(arguments: argparse.Namespace) -> int:
+    set_threads(arguments)
+    recipe = recipe_of(NavigationRecipe, arguments)
+    try:
+        found = policy_report.methods(recipe, arguments.out, **trainer_options(arguments))
+    except policy_report.Interrupted as interruption:
+        return stopped(interruption.result)
+    summary = policy_report.result_table(recipe, found)
+    print(f"\n{summary}\n")
+    write_text(arguments.out / "table.txt", summary + "\n")
+    written = policy_report.write_report(recipe, found, arguments.out)
     print("\n".join(f"wrote {path}" for path in written))
     return 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from fastmaml.cli.common import add_run_options, recipe_of, set_threads, stopped, trainer_options
 from fastmaml.cli.options import Parser, add_options
-from fastmaml.recipes import RECIPES
+from fastmaml.recipes import POLICY_RECIPES, RECIPES, PolicyRecipe, Recipe
+from fastmaml.recipes import run_policies as policies
 from fastmaml.recipes.run import judge, train
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
 
@@ -17,10 +19,16 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help=help, description=help)
     recipes = parser.add_subparsers(title="recipes", metavar="RECIPE", required=True, parser_class=Parser)
     for recipe in RECIPES.values():
-        described = recipes.add_parser(recipe.name, help=recipe.title, description=recipe.title)
-        add_run_options(described, f"runs/{recipe.name}")
-        add_options(described, recipe)
-        described.set_defaults(run=run, recipe=recipe)
+        _add(recipes, recipe, run)
+    for policy_recipe in POLICY_RECIPES.values():
+        _add(recipes, policy_recipe, run_policies)
+
+
+def _add(recipes: Any, recipe: type[Recipe] | type[PolicyRecipe], runner: Callable[[argparse.Namespace], int]) -> None:
+    described = recipes.add_parser(recipe.name, help=recipe.title, description=recipe.title)
+    add_run_options(described, f"runs/{recipe.name}")
+    add_options(described, recipe)
+    described.set_defaults(run=runner, recipe=recipe)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,5 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
     evaluation = judge(recipe, maml)
     write_evaluation(recipe, evaluation, arguments.out / "evaluation.csv")
     print(evaluation_table(recipe, evaluation))
+    print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}")
+    return 0
+
+
+def run_policies(arguments: argparse.Namespace) -> int:
+    set_threads(arguments)
+    recipe = recipe_of(arguments.recipe, arguments)
+    meta, result = policies.train(recipe, arguments.out, **trainer_options(arguments))
+    if result.interrupted:
+        return stopped(result)
+    judged = policies.judge(recipe, meta)
+    policies.write_returns(recipe, judged, arguments.out / "evaluation.csv")
+    print(policies.return_table(recipe, judged))
     print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}")
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastmaml.batch import Samples, TaskBatch
@@ -54,6 +55,34 @@ def autograd(enabled: bool) -> Iterator[None]:
     """Autograd on or off, whatever the caller has set, with attention that has second derivatives."""
     with torch.inference_mode(False), torch.set_grad_enabled(enabled), sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """What `Engine.linearise` gives.
+
+    Args:
+        gradient: of each task's loss [T, P]; None where it was promised to be zero.
+        product: vectors [T, P], or [P] for all tasks, ↦ Hessian-vector products [T, P].
+    """
+
+    gradient: Tensor | None
+    product: Callable[[Tensor], Tensor]
+
+
+def task_gradients(plan: Plan, fast: Tensor, samples: Samples) -> Tensor:
+    """The gradient of each task's loss at fast [T, P], by autograd: [T, P]."""
+    weights = samples.weights if samples.weights is not None else [None] * samples.num_tasks
+    gradients = []
+    for start, x, y, weight in zip(fast, samples.x, samples.y, weights, strict=True):
+        real = slice(None) if weight is None else weight > 0  # padding has no part even in batch statistics
+        with autograd(True):
+            theta = start.detach().requires_grad_()
+            outputs = functional_call(plan.module, plan.unflatten(theta), (x[real],))
+            loss = plan.loss_fn(outputs, y[real], None if weight is None else weight[real])
+            (gradient,) = torch.autograd.grad(loss, theta)
+        gradients.append(gradient)
+    return torch.stack(gradients)
 
 
 class Engine(ABC):
@@ -137,3 +166,17 @@ class Engine(ABC):
     @abstractmethod
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
         """Hessian of each task's support loss at fast [T, P], times vectors [T, P]: [T, P]."""
+
+    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Linearised:
+        """The gradient, and `hvp` for many vectors, as a conjugate gradient has them: what they share is kept.
+
+        Args:
+            fast: [P], the same for all tasks, or [T, P].
+            stationary: a promise that the loss's gradient in the outputs is zero, as that of a KL divergence at its
+                minimum: terms with it may be left out, and what remains is the Gauss-Newton product.
+        """
+        starts = fast.expand(support.num_tasks, -1).contiguous()
+        return Linearised(
+            None if stationary else task_gradients(plan, starts, support),
+            lambda vectors: self.hvp(plan, starts, support, vectors.expand_as(starts).contiguous()),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastmaml import _core
 from fastmaml.layers import (
+    AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
@@ -47,6 +48,8 @@ def _tuple(
         return kind, before[0], after[0], offsets[layer.weight], offsets[layer.bias], 0.0
     if isinstance(layer, BatchNormLayer):
         return "batch_norm", before[0], after[0], offsets[layer.weight], offsets[layer.bias], layer.eps
+    if isinstance(layer, AppendLayer):
+        return "append", before[0], after[0], -1, offsets[layer.value], 0.0
     kinds = {MaxPoolLayer: "max_pool", SpatialMeanLayer: "spatial_mean", TanhLayer: "tanh"}
     return kinds.get(type(layer), "relu"), before[0], after[0], -1, -1, 0.0
 

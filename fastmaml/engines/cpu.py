@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Accumulated, Engine, MetaGradient
+from fastmaml.engines.base import Accumulated, Engine, Linearised, MetaGradient
 from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
@@ -47,7 +47,7 @@ class CpuEngine(Engine):
         if plan.layers is None:
             return plan.obstacle
         if plan.loss_name is None:
-            return "it knows the losses 'mse' and 'cross_entropy', not callables"
+            return "it knows the losses 'mse', 'cross_entropy', 'gaussian' and 'categorical', not callables"
         if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
             return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
         if plan.num_outputs is None:
@@ -141,6 +141,25 @@ class CpuEngine(Engine):
         _raise(problem, plan)
         return products
 
+    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Linearised:
+        fast, shared, tasks = _plain(fast, fast.dtype), fast.dim() == 1, support.num_tasks
+        kept = _Samples(plan, support, fast.dtype)
+        gradient = None if stationary else fast.new_empty(tasks, plan.num_parameters)
+        found = _verb(plan, "linearise", fast.dtype, support.x)(
+            fast.data_ptr(), shared, kept.addresses, tasks, torch.get_num_threads(),
+            0 if gradient is None else gradient.data_ptr(),
+        )  # fmt: skip
+        if isinstance(found, tuple):
+            _raise(found, plan)
+
+        def product(vectors: Tensor) -> Tensor:
+            vectors = _plain(vectors, fast.dtype)
+            products = fast.new_empty(tasks, plan.num_parameters)
+            found.product(vectors.data_ptr(), vectors.dim() == 1, torch.get_num_threads(), products.data_ptr())
+            return products
+
+        return Linearised(gradient, product)
+
 
 class _Samples:
     """Samples as the core takes them; holds on to whatever had to be copied."""
@@ -149,7 +168,7 @@ class _Samples:
 
     def __init__(self, plan: Plan, samples: Samples, dtype: torch.dtype) -> None:
         x, weights = _plain(samples.x, dtype), samples.weights
-        y = _plain(samples.y, dtype if plan.loss_name == "mse" else torch.int64)
+        y = _plain(samples.y, torch.int64 if plan.loss_name == "cross_entropy" else dtype)
         weights = None if weights is None else _plain(weights, dtype)
         self.tensors = (x, y, weights)
         self.addresses = _addresses(Samples(x, y, weights))

@@ -18,11 +18,13 @@ from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.kernels.layered import Layered
 from fastmaml.kernels.mlp_launch import Data, Launcher
 from fastmaml.kernels.mlp_network import MAX_OUTPUTS, obstacle
-from fastmaml.plan import InnerLr, Plan
+from fastmaml.plan import AppendLayer, InnerLr, Plan
 
 DEVICES = ("cuda", "xpu")
 OLDEST = (7, 0)
 """Compute capability of the oldest NVIDIA GPU that Triton compiles for."""
+
+LOSSES = ("mse", "cross_entropy")
 
 _PER_UNIT = 8  # programs that a multiprocessor keeps in flight
 _PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
@@ -60,8 +62,11 @@ class GpuEngine(Engine):
             return f"it computes in float32, and the parameters are {dtype}"
         if plan.layers is None:
             return plan.obstacle
-        if plan.loss_name is None:
-            return "it knows the losses 'mse' and 'cross_entropy', not callables"
+        if plan.loss_name not in LOSSES:
+            given = "callables" if plan.loss_name is None else repr(plan.loss_name)
+            return f"it knows the losses 'mse' and 'cross_entropy', not {given}"
+        if appended := [layer.name for layer in plan.layers if isinstance(layer, AppendLayer)]:
+            return f"layer '{appended[0]}' (Append) adds parameters to the outputs, which its kernels do not"
         if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
             return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
         if plan.num_outputs is not None and plan.num_outputs > MAX_OUTPUTS:

@@ -48,3 +48,36 @@ MINI_IMAGENET_TEST_STEPS = 10
 
 CIFAR_FS: Mapping[tuple[int, int], Accuracy] = {(5, 1): Accuracy(58.9, 1.9), (5, 5): Accuracy(71.5, 1.0)}
 """Accuracy of MAML with 32 filters on CIFAR-FS, by (ways, shots), as Bertinetto et al. 2019 report it."""
+
+RETURNS: Mapping[str, Mapping[str, Mapping[int, float]]] = {
+    "nav2d": {
+        "MAML": {0: -40.4, 1: -11.7, 2: -3.3, 3: -3.2},
+        "random": {0: -82.7, 1: -58.0, 2: -53.8, 3: -46.8},
+        "oracle": {0: -2.3},
+    },
+    "cheetah-vel": {
+        "MAML": {0: -129.5, 1: -78.6, 2: -66.6, 3: -60.8},
+        "pretrained": {0: -158.0, 1: -135.4, 2: -128.5, 3: -133.6},
+        "random": {0: -254.8, 1: -254.3, 2: -246.8, 3: -230.8},
+        "oracle": {0: -54.5},
+    },
+    "cheetah-dir": {
+        "MAML": {0: -50.7, 1: 293.2, 2: 313.5, 3: 315.7},
+        "pretrained": {0: -43.0, 1: -24.8, 2: -12.9, 3: 19.6},
+        "random": {0: -35.7, 1: 21.8, 2: 62.3, 3: 86.2},
+        "oracle": {0: 442.7},
+    },
+    "ant-vel": {
+        "MAML": {0: 30.6, 1: 96.7, 2: 100.1, 3: 101.4},
+        "pretrained": {0: -1.8, 1: 6.1, 2: 8.5, 3: 9.5},
+        "random": {0: -78.6, 1: -62.8, 2: -48.6, 3: -35.6},
+        "oracle": {0: 107.9},
+    },
+    "ant-dir": {
+        "MAML": {0: 8.7, 1: 499.2, 2: 500.7, 3: 499.1},
+        "pretrained": {0: 3.2, 1: 1.3, 2: 6.5, 3: 6.9},
+        "random": {0: 3.1, 1: 9.3, 2: 16.0, 3: 26.1},
+        "oracle": {0: 524.8},
+    },
+}
+"""Mean return by experiment, method and number of gradient steps (appendix, tables of section 5.3)."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -24,9 +24,16 @@ EVALUATION_BATCH = 100  # tasks adapted at a time
 
 _FREE = {
     "iterations", "checkpoint_every", "engine", "data", "test_tasks", "test_steps", "test_shots", "test_queries",
-    "validate_every", "validation_tasks", "tuning_tasks", "test_lr_factor",
+    "validate_every", "validation_tasks", "tuning_tasks", "test_lr_factor", "test_episodes", "test_lr",
 }  # fmt: skip
 """Options that may change when a run is resumed: what an iteration does does not depend on them."""
+
+
+class Described(Protocol):
+    """A recipe of any kind: a dataclass of options with a name."""
+
+    name: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 def train(recipe: Recipe, folder: Path, **options: Any) -> tuple[MAML, TrainResult]:
@@ -76,12 +83,12 @@ def judge(recipe: Recipe, maml: MAML) -> Evaluation:
     )
 
 
-def description(recipe: Recipe) -> dict[str, Any]:
+def description(recipe: Described) -> dict[str, Any]:
     """What a checkpoint says of its recipe: the name as "recipe", and every option."""
     return {"recipe": recipe.name, **asdict(recipe)}
 
 
-def check_folder(folder: Path, recipe: Recipe) -> None:
+def check_folder(folder: Path, recipe: Described) -> None:
     """Raises ValueError, naming the option, where the folder holds a run of something else."""
     found = checkpoint.numbered(folder / CHECKPOINTS)
     saved: Mapping[str, Any] = checkpoint.load(found[-1]).get("config", {}) if found else {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import GradientRule, SecondOrder
+from fastmaml.models import Append
 from fastmaml.plan import InnerLr, Plan
 
 
@@ -57,18 +58,27 @@ def problem(
 ) -> Problem:
     """A float64 problem, the same for the same arguments."""
     torch.manual_seed(seed)
-    module = network(widths, activation, norm, bias).double()
+    module = network(widths, activation, norm, bias)
+    if loss == "gaussian":
+        module.append(Append(0.3 * torch.randn(widths[-1])))
+    module = module.double()
     plan = Plan.of(module, loss)
     parameters = plan.flatten(list(module.parameters())).detach()
     parameters = parameters + 0.1 * torch.randn_like(parameters)
     batch = TaskBatch(*(samples(tasks, n, widths, loss, ragged) for n in (support, query)))
-    inner_lr = InnerLr(torch.full_like(parameters, 0.05), True, learned)
+    lr = 0.005 if loss == "gaussian" else 0.05  # steps that shrink a deviation to nothing leave only overflow
+    inner_lr = InnerLr(torch.full_like(parameters, lr), True, learned)
     return Problem(plan, parameters, inner_lr, batch, steps, rule or SecondOrder())
 
 
 def samples(tasks: int, n: int, widths: list[int], loss: str, ragged: bool) -> Samples:
     x = torch.randn(tasks, n, widths[0], dtype=torch.float64)
     if loss == "mse":
+        y = torch.randn(tasks, n, widths[-1], dtype=torch.float64)
+    elif loss == "gaussian":  # centre, spread, scale of either sign
+        spread = torch.rand(tasks, n, widths[-1], dtype=torch.float64)
+        y = torch.cat([torch.randn_like(spread), spread, torch.randn(tasks, n, 1, dtype=torch.float64)], -1)
+    elif loss == "categorical":
         y = torch.randn(tasks, n, widths[-1], dtype=torch.float64)
     else:
         y = torch.randint(0, widths[-1], (tasks, n))

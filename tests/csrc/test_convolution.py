@@ -156,4 +156,4 @@ SIZES = [4, 4, 2, 2, 3, 3, 1, 1]
 )
 def test_the_binding_refuses(layers: list[tuple[object, ...]], geometry: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        core.Model(layers, "mse", 18, geometry)
+        core.Model(layers, "mse", [18], geometry)

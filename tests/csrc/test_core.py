@@ -27,6 +27,11 @@ CASES = {
     "learned lr": lambda: problem([20, 16, 5], norm="plain", learned=True, steps=3),
     "learned lr, first order": lambda: problem([20, 16, 5], learned=True, steps=3, rule=FirstOrder()),
     "many samples": lambda: problem([33, 7, 9, 70], support=30, query=20),
+    "Gaussian policy": lambda: problem([2, 100, 100, 2], loss="gaussian", support=30, query=20, ragged=True),
+    "Gaussian policy, learned lr": lambda: problem([3, 20, 9], loss="gaussian", steps=3, learned=True),
+    "Gaussian policy, Gram": lambda: problem([200, 32, 3], loss="gaussian", steps=2),
+    "Gaussian policy, ReLU": lambda: problem([4, 30, 3], loss="gaussian", activation=nn.ReLU),
+    "categorical policy": lambda: problem([4, 30, 5], loss="categorical", ragged=True, steps=2),
     "one task": lambda: problem([2, 100, 100, 2], tasks=1, support=20, query=20),
 }
 BOUNDS = {torch.float32: 2e-5, torch.float64: 1e-12}
@@ -77,7 +82,7 @@ widths = st.lists(st.integers(1, 50), min_size=2, max_size=5)
     steps=st.integers(1, 4),
     activation=st.sampled_from([nn.Tanh, nn.ReLU]),
     norm=st.sampled_from(["none", "plain", "affine"]),
-    loss=st.sampled_from(["mse", "cross_entropy"]),
+    loss=st.sampled_from(["mse", "cross_entropy", "gaussian", "categorical"]),
     ragged=st.booleans(),
     learned=st.booleans(),
     bias=st.booleans(),

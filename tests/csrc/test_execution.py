@@ -125,11 +125,11 @@ def test_isa_is_forced_by_the_environment(name: str) -> None:
 )
 def test_the_binding_refuses(layers: list[tuple[object, ...]], loss: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        core.Model(layers, loss, 4)
+        core.Model(layers, loss, [4])
 
 
 def test_the_binding_refuses_null_and_empty() -> None:
-    model = core.Model([("linear", 2, 2, 0, -1, 0.0)], "mse", 4)
+    model = core.Model([("linear", 2, 2, 0, -1, 0.0)], "mse", [4])
     with pytest.raises(ValueError, match="at least one sample"):
         model.predict_float32(1, 0, 1, 0, 1, 1)
     with pytest.raises(ValueError, match="tasks must be at least 1"):

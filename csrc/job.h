@@ -1,0 +1,252 @@
+// One call with all its memory: what the verbs of core.cpp and the kept samples of linearised.cpp run on.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "core.h"
+#include "dispatch.h"
+#include "pack.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "shape.h"
+
+namespace fastmaml {
+
+extern std::atomic<bool> poison;
+
+namespace {
+
+template <class T>
+const Kernels<T>& kernels() {
+  if constexpr (sizeof(T) == 4) return *current_isa().single;
+  else return *current_isa().twofold;
+}
+
+enum class Verb { meta_gradient, adapt, predict, hvp, linearise };
+
+// Hands out places one after the other, each aligned.
+template <class T>
+struct Places {
+  Index size = 0;
+  Index take(Index count) {
+    const Index at = size;
+    size += aligned<T>(count);
+    return at;
+  }
+};
+
+// Linearised samples lie in pieces of shape.support rows, whose passes stay in the cache.
+template <class T>
+Index chunks_of(const Request<T>& request, const Shape<T>& shape) {
+  return (request.support.n + shape.support - 1) / shape.support;
+}
+
+// Steps keep their activations only while all threads' together stay below one parameter copy per task and step.
+template <class T>
+Index state_slots(const Request<T>& request, const Shape<T>& shape, Verb verb) {
+  if (verb == Verb::linearise) return chunks_of(request, shape);
+  if (verb != Verb::meta_gradient || !request.second_order || shape.steps <= 1) return 1;
+  const double states = static_cast<double>(request.threads) * static_cast<double>(shape.state + shape.packed);
+  const double copies = static_cast<double>(request.tasks) * static_cast<double>(shape.packed);
+  return states <= copies ? shape.steps : 1;
+}
+
+template <class T>
+Workspace<T> make_workspace(const Model& model, const Network& network, const Request<T>& request,
+                            const Shape<T>& shape, Verb verb) {
+  Workspace<T> space;
+  Places<T> places;
+  const bool meta = verb == Verb::meta_gradient;
+  const bool tangents = verb == Verb::hvp || (meta && request.second_order);
+  const Index rows[2] = {verb == Verb::linearise ? request.support.n : shape.support, shape.query};
+  space.thetas = places.take(shape.steps * shape.packed);
+  space.transposed = places.take(shape.transposed);
+  space.slots = state_slots(request, shape, verb);
+  space.states = places.take(space.slots * shape.state);
+  space.query_state = meta ? places.take(shape.state) : -1;
+  space.tangent_state = tangents ? places.take(shape.state) : -1;
+  space.direction = tangents ? places.take(shape.packed) : -1;
+  space.direction_transposed = tangents ? places.take(shape.transposed) : -1;
+  for (int set = 0; set < 2; ++set) {
+    space.data[set] = places.take(shape.gram ? 0 : rows[set] * shape.data);
+    space.weights[set] = places.take(rows[set]);
+    space.values[set] = places.take(rows[set] * target_width(model.loss, network.outputs));
+    space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
+  }
+  if (shape.gram) {
+    const Index outputs = shape.places[0].packed_width;
+    space.gram_stride = padded<T>(shape.support);
+    space.gram_products = places.take((shape.support + shape.query) * space.gram_stride);
+    space.gram_initial = places.take((shape.support + shape.query) * outputs);
+    space.gram_tangent = places.take(shape.support * outputs);
+  }
+  space.size = places.size;
+  return space;
+}
+
+// Rows of a piece of linearised samples: what the tangents of two layers of 100 leave room for in a cache of 512 KiB.
+// Batch norm needs all samples at once.
+inline Index chunk_rows(const std::vector<Layer>& layers, Index n) {
+  constexpr Index kMost = 64;
+  for (const Layer& layer : layers)
+    if (layer.kind == Kind::batch_norm) return n;
+  return n < kMost ? n : kMost;
+}
+
+// A call with all its memory. Lives on the stack of a verb, or as long as samples are kept linearised.
+template <class T>
+class Job {
+ public:
+  Job(const Model& model, const Request<T>& request, Verb verb, bool inner_lr_gradient)
+      : request_(request), layers_(model.layers) {
+    Network& network = call_.network;
+    network.layers = layers_.data();
+    network.depth = static_cast<Index>(layers_.size());
+    network.loss = model.loss;
+    network.num_parameters = model.num_parameters;
+    network.inputs = layers_.front().in * layers_.front().in_size[0] * layers_.front().in_size[1];
+    network.outputs = layers_.back().out;
+    const bool meta = verb == Verb::meta_gradient;
+    const bool gram = meta && request.uniform_inner_lr && !inner_lr_gradient;
+    const Index rows = verb == Verb::linearise ? chunk_rows(layers_, request.support.n) : request.support.n;
+    call_.shape = make_shape<T>(network, layers_, places_, rows, meta ? request.query.n : 0, request.steps, gram);
+    call_.space = make_workspace(model, network, request, call_.shape, verb);
+    call_.tasks = request.tasks;
+    call_.sets[0] = request.support;
+    call_.sets[1] = request.query;
+    call_.second_order = request.second_order;
+    call_.parameters = request.parameters;
+    call_.vectors = request.vectors;
+    call_.shared = request.shared;
+    allocate(verb, inner_lr_gradient);
+    fill();
+  }
+
+  Call<T>& call() { return call_; }
+
+  T* workspace(Index number) const { return workspaces_ + number * call_.space.size; }
+
+  Status run(Status (*kernel)(const Call<T>&, T*, Index)) {
+    const int threads = static_cast<int>(std::min<Index>(request_.threads, request_.tasks));
+    std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
+    std::vector<Status> statuses(static_cast<std::size_t>(request_.tasks));
+    parallel_for(threads, request_.tasks, [&](int thread, long task) {
+      T* space = workspace(thread);
+      if (!prepared[static_cast<std::size_t>(thread)]) kernels<T>().prepare(call_, space);
+      prepared[static_cast<std::size_t>(thread)] = 1;
+      statuses[static_cast<std::size_t>(task)] = kernel(call_, space, task);
+    });
+    for (const Status& status : statuses)
+      if (status.problem != Problem::none) return status;
+    return {};
+  }
+
+  void reduce() {
+    const Index pieces = (call_.shape.packed + kReducePiece - 1) / kReducePiece;
+    const Index grams = call_.shape.gram ? (layers_[0].out + kGramPiece - 1) / kGramPiece : 0;
+    const bool small = call_.tasks * call_.shape.packed < 100000;  // cheaper than waking a thread
+    parallel_for(small && !grams ? 1 : request_.threads, pieces + grams, [&](int, long job) {
+      if (job < grams) kernels<T>().reduce_gram(call_, job);
+      else kernels<T>().reduce(call_, job - grams);
+    });
+  }
+
+  // The mean over tasks, back in the user's order.
+  void write_mean(const T* total, T* user) {
+    const T scale = T(1) / static_cast<T>(call_.tasks);
+    unpack(call_.network, call_.shape, total, scale, user);
+    if (!call_.shape.gram) return;
+    const Layer& layer = layers_[0];
+    for (Index o = 0; o < layer.out; ++o) {
+      const T* row = call_.gram_total + o * places_[0].input_width;
+      for (Index i = 0; i < layer.in; ++i) user[layer.weight + o * layer.in + i] = scale * row[i];
+      if (layer.bias >= 0) user[layer.bias + o] = scale * row[layer.in];
+    }
+  }
+
+ private:
+  void allocate(Verb verb, bool inner_lr_gradient) {
+    Places<T> places;
+    const Shape<T>& shape = call_.shape;
+    const Index copies = request_.shared ? 1 : request_.tasks;
+    const Index theta = places.take(copies * shape.packed), transposed = places.take(copies * shape.transposed);
+    const Index lr = places.take(shape.packed);
+    const bool kept = verb == Verb::linearise;
+    const bool adjoints = verb == Verb::meta_gradient || verb == Verb::hvp || kept;
+    const Index lambda = places.take(adjoints ? request_.tasks * shape.packed : 0);
+    const Index total = places.take(shape.packed);
+    const Index lr_lambda = places.take(inner_lr_gradient ? request_.tasks * shape.packed : 0);
+    const Index lr_total = places.take(inner_lr_gradient ? shape.packed : 0);
+    const Index width = places_[0].input_width, rows = request_.tasks * (shape.support + shape.query);
+    const Index outputs = places_[0].packed_width, out = layers_[0].out;
+    const Index gram_weights = places.take(shape.gram ? out * width : 0);
+    const Index gram_total = places.take(shape.gram ? out * width : 0);
+    const Index gram_data = places.take(shape.gram ? rows * width : 0);
+    const Index gram_adjoints = places.take(shape.gram ? rows * outputs : 0);
+    const Index workspaces =
+        places.take((kept ? request_.tasks : std::min<Index>(request_.threads, request_.tasks)) * call_.space.size);
+    scratch_ = std::make_unique<Scratch>(static_cast<std::size_t>(places.size) * sizeof(T));
+    T* base = static_cast<T*>(scratch_->data());
+    if (poison) std::memset(base, 0xff, static_cast<std::size_t>(places.size) * sizeof(T));
+    call_.theta = base + theta;
+    call_.theta_transposed = base + transposed;
+    call_.inner_lr = base + lr;
+    call_.adjoints = base + lambda;
+    call_.total = base + total;
+    call_.inner_lr_adjoints = inner_lr_gradient ? base + lr_lambda : nullptr;
+    call_.inner_lr_total = base + lr_total;
+    call_.gram_weights = base + gram_weights;
+    call_.gram_total = base + gram_total;
+    call_.gram_data = base + gram_data;
+    call_.gram_adjoints = base + gram_adjoints;
+    workspaces_ = base + workspaces;
+  }
+
+  void fill() {
+    if (request_.shared) {
+      pack(call_.network, call_.shape, request_.parameters, call_.theta);
+      kernels<T>().transpose(call_);
+    }
+    fill_inner_lr();
+    if (call_.shape.gram) fill_gram();
+  }
+
+  void fill_inner_lr() {
+    const T* lr = request_.inner_lr;
+    const Index count = lr ? call_.network.num_parameters : 0;
+    if (count > 0 && std::all_of(lr, lr + count, [=](T value) { return value == *lr; })) {
+      call_.one_inner_lr = *lr;
+      call_.inner_lr = nullptr;
+    } else if (lr) {
+      pack(call_.network, call_.shape, lr, call_.inner_lr);
+    }
+  }
+
+  void fill_gram() {
+    const Layer& layer = layers_[0];
+    const Index width = places_[0].input_width;
+    for (Index o = 0; o < layer.out; ++o) {
+      T* row = call_.gram_weights + o * width;
+      std::memcpy(row, request_.parameters + layer.weight + o * layer.in,
+                  static_cast<std::size_t>(layer.in) * sizeof(T));
+      for (Index i = layer.in; i < width; ++i) row[i] = T(0);
+      if (layer.bias >= 0) row[layer.in] = request_.parameters[layer.bias + o];
+    }
+    call_.gram_lr[0] = request_.inner_lr[layer.weight];
+    call_.gram_lr[1] = layer.bias >= 0 ? request_.inner_lr[layer.bias] : T(0);
+  }
+
+  const Request<T> request_;
+  std::vector<Layer> layers_;
+  std::vector<LayerPlace<T>> places_;
+  Call<T> call_;
+  std::unique_ptr<Scratch> scratch_;
+  T* workspaces_ = nullptr;
+};
+
+}  // namespace
+}  // namespace fastmaml

@@ -1,0 +1,76 @@
+"""Runs of the recipes of reinforcement learning: a folder each, resumed where it was left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmaml.recipes.reinforcement import PolicyRecipe
+from fastmaml.recipes.run import check_folder, description
+from fastmaml.recipes.tables import plus_minus, table, write_csv
+from fastmaml.rl.environments import BatchedEnvironment
+from fastmaml.rl.logs import return_rows
+from fastmaml.rl.meta import Judged, MetaPolicy
+from fastmaml.rl.trainer import Trainer, TrainResult
+
+CSV_COLUMNS = ("steps", "return", "return_ci95", "paper")
+
+
+def train(
+    recipe: PolicyRecipe, folder: Path, environment: BatchedEnvironment | None = None, **options: Any
+) -> tuple[MetaPolicy, TrainResult]:
+    """Train a recipe in `folder`, or go on where a former run of it stopped there.
+
+    Args:
+        environment: in place of the recipe's own.
+        options: further arguments of Trainer, such as progress.
+    Raises:
+        ValueError: the folder holds a run of another recipe, or of this one with other options.
+    """
+    check_folder(folder, recipe)
+    meta = recipe.meta(environment)
+    trainer = Trainer(
+        meta,
+        recipe.update(),
+        meta_batch=recipe.meta_batch,
+        iterations=recipe.iterations,
+        seed=recipe.seed,
+        log_dir=folder,
+        checkpoint_every=recipe.checkpoint_every,
+        validation=recipe.validation(),
+        config=description(recipe),
+        **options,
+    )
+    return meta, trainer.run()
+
+
+def judge(recipe: PolicyRecipe, meta: MetaPolicy, steps: int | None = None) -> Judged:
+    """Returns after 0 … `steps` (the recipe's test_steps) inner steps on its test tasks."""
+    generator = np.random.default_rng(recipe.test_seed)
+    tasks = meta.environment.sample_tasks(recipe.test_tasks, generator)
+    steps = recipe.test_steps if steps is None else steps
+    return meta.evaluate(tasks, steps, recipe.test_episodes, recipe.test_lrs, generator)
+
+
+def return_table(recipe: PolicyRecipe, judged: Judged) -> str:
+    """One row for each number of inner steps: the mean return, and the paper's if there is one."""
+    reported = recipe.paper()
+    rows = [
+        [str(row["steps"]), plus_minus(row["return"], row["return_ci95"]), _cell(reported.get(row["steps"]))]
+        for row in return_rows(judged.returns)
+    ]
+    tasks = judged.returns.shape[1]
+    title = f"mean return over {tasks} test tasks of {recipe.test_episodes} trajectories ± 95% confidence interval\n"
+    return title + table(["steps", "return", "paper"], rows)
+
+
+def write_returns(recipe: PolicyRecipe, judged: Judged, path: Path) -> None:
+    """The same as CSV, whole or not at all."""
+    rows = return_rows(judged.returns)
+    write_csv(path, CSV_COLUMNS, [{**row, "paper": recipe.paper().get(row["steps"])} for row in rows])
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

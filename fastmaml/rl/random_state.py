@@ -1,0 +1,36 @@
+"""The state of a NumPy generator as a tensor, to be saved among others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_state(generator: np.random.Generator) -> Tensor:
+    """The generator's state, as bytes of JSON: uint8 [n]."""
+    text = json.dumps(generator.bit_generator.state, default=_as_list)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def set_random_state(generator: np.random.Generator, state: Tensor) -> None:
+    """Puts the generator where `random_state` was taken.
+
+    Raises:
+        ValueError: the state is none, or of another kind of generator.
+    """
+    try:
+        loaded = json.loads(bytes(state.tolist()).decode())
+        generator.bit_generator.state = loaded
+    except (TypeError, ValueError, KeyError) as error:
+        kind = type(generator.bit_generator).__name__
+        raise ValueError(f"state: is none of a {kind} generator; give what random_state() returned") from error
+
+
+def _as_list(value: object) -> object:
+    """MT19937 and others keep an array in their state; they take a list as well."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"generator: its state holds a {type(value).__name__}, which cannot be saved; use default_rng()")
