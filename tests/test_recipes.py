@@ -20,7 +20,7 @@ TINY = SinusoidRecipe(iterations=6, test_tasks=8, test_steps=2, checkpoint_every
 def test_sinusoid_is_the_papers():
     recipe = SinusoidRecipe()
     assert (recipe.iterations, recipe.meta_batch, recipe.shots, recipe.train_steps) == (70_000, 25, 10, 1)
-    assert (recipe.inner_lr, recipe.meta_lr) == (0.001, 1e-3)
+    assert (recipe.inner_lr, recipe.meta_lr) == (0.002, 1e-3)
     batch = recipe.train_source().sample(25, torch.Generator())
     assert batch.support.x.shape == batch.query.x.shape == (25, 10, 1)
     shapes = [tuple(p.shape) for p in recipe.model().parameters()]
@@ -114,7 +114,7 @@ def test_checkpoints_say_what_they_hold(tmp_path):
     train(TINY, tmp_path, progress=False)
     config = checkpoint.load(checkpoint.numbered(tmp_path / CHECKPOINTS)[-1])["config"]
     assert config["recipe"] == "sinusoid"
-    assert config["inner_lr"] == 0.001
+    assert config["inner_lr"] == 0.002
 
 
 def test_tables_show_the_papers_numbers_where_they_apply(tmp_path):
