@@ -3,13 +3,12 @@
 #include <pybind11/stl.h>
 
 #include <cmath>
-#include <numeric>
-#include <stdexcept>
 #include <string>
 
 #include "core.h"
 #include "dispatch.h"
 #include "linearised.h"
+#include "model.h"
 #include "pieces.h"
 #include "profile.h"
 #include "scratch.h"
@@ -19,6 +18,7 @@ namespace py = pybind11;
 namespace {
 
 using fastmaml::Index;
+using fastmaml::require;
 using fastmaml::Status;
 using Address = std::uintptr_t;
 
@@ -39,10 +39,6 @@ fastmaml::Samples<T> samples(const SamplesTuple& from, fastmaml::Loss loss) {
   to.weights = at<const T>(std::get<2>(from));
   to.n = std::get<3>(from);
   return to;
-}
-
-void require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
 }
 
 template <class T>
@@ -69,144 +65,6 @@ py::object without_gil(Run run) {
     status = run();
   }
   return report(status);
-}
-
-fastmaml::Layer make_layer(const std::string& kind, Index in, Index out, Index weight, Index bias, double eps) {
-  fastmaml::Layer layer;
-  if (kind == "linear") layer.kind = fastmaml::Kind::linear;
-  else if (kind == "batch_norm") layer.kind = fastmaml::Kind::batch_norm;
-  else if (kind == "tanh") layer.kind = fastmaml::Kind::tanh;
-  else if (kind == "relu") layer.kind = fastmaml::Kind::relu;
-  else if (kind == "append") layer.kind = fastmaml::Kind::append;
-  else if (kind == "conv") layer.kind = fastmaml::Kind::conv;
-  else if (kind == "max_pool") layer.kind = fastmaml::Kind::max_pool;
-  else if (kind == "spatial_mean") layer.kind = fastmaml::Kind::spatial_mean;
-  else throw std::invalid_argument("unknown layer kind '" + kind + "'");
-  require(in >= 1 && out >= 1, "layer widths must be at least 1");
-  layer.in = in;
-  layer.out = out;
-  layer.weight = weight;
-  layer.bias = bias;
-  layer.eps = eps;
-  return layer;
-}
-
-fastmaml::Loss loss_named(const std::string& name) {
-  if (name == "mse") return fastmaml::Loss::mse;
-  if (name == "cross_entropy") return fastmaml::Loss::cross_entropy;
-  if (name == "gaussian") return fastmaml::Loss::gaussian;
-  require(name == "categorical", "loss must be 'mse', 'cross_entropy', 'gaussian' or 'categorical'");
-  return fastmaml::Loss::categorical;
-}
-
-using LayerTuple = std::tuple<std::string, Index, Index, Index, Index, double>;
-
-// Of a layer on images: sizes in and out, kernel, stride and padding, each y then x. Of another: nothing.
-using Geometry = std::vector<Index>;
-
-void set_geometry(fastmaml::Layer& layer, const Geometry& geometry) {
-  if (geometry.empty()) return;
-  require(geometry.size() == 10, "the geometry of a layer is 10 numbers, or none");
-  fastmaml::Window& w = layer.window;
-  Index* const to[] = {layer.in_size, layer.out_size, w.kernel, w.stride, w.pad};
-  for (std::size_t i = 0; i < geometry.size(); ++i) to[i / 2][i % 2] = geometry[i];
-  layer.image = true;
-  for (int axis = 0; axis < 2; ++axis) {
-    require(layer.in_size[axis] >= 1 && layer.out_size[axis] >= 1, "images need at least one pixel");
-    require(w.kernel[axis] >= 1 && w.stride[axis] >= 1 && w.pad[axis] >= 0, "a window must have a size and a stride");
-    require(w.pad[axis] < w.kernel[axis], "padding must be smaller than the kernel");
-    const Index reach = (layer.out_size[axis] - 1) * w.stride[axis] + w.kernel[axis];
-    const bool windowed = layer.kind == fastmaml::Kind::conv || layer.kind == fastmaml::Kind::max_pool;
-    require(!windowed || reach <= layer.in_size[axis] + 2 * w.pad[axis], "a window reaches beyond the image");
-  }
-  require(w.kernel[0] * w.kernel[1] <= 225, "windows have at most 225 taps");
-}
-
-// Max-pooling without overlap is fused into the batch norm before it.
-bool fuse_pool(fastmaml::Layer& before, const fastmaml::Layer& layer) {
-  const fastmaml::Window& w = layer.window;
-  const bool apart = w.kernel[0] == w.stride[0] && w.kernel[1] == w.stride[1] && w.pad[0] + w.pad[1] == 0;
-  if (before.kind != fastmaml::Kind::batch_norm || !before.image || before.pool || !apart) return false;
-  before.pool = true;
-  before.window = w;
-  for (int axis = 0; axis < 2; ++axis) before.out_size[axis] = layer.out_size[axis];
-  return true;
-}
-
-// A linear layer after an image takes all its pixels.
-void flatten(const fastmaml::Layer& before, fastmaml::Layer& layer) {
-  require(layer.kind == fastmaml::Kind::linear, "only a linear layer may follow a flattened image");
-  layer.channels = before.out;
-  layer.pixels = before.out_size[0] * before.out_size[1];
-  for (int axis = 0; axis < 2; ++axis) layer.in_size[axis] = before.out_size[axis];
-  require(layer.in == layer.channels * layer.pixels, "layer widths do not chain");
-}
-
-// On its way back a convolution needs zeros around the adjoint of its output, for which the rows of a linear layer have
-// no room: a layer between them that changes nothing takes it there.
-void insert_copy(std::vector<fastmaml::Layer>& layers) {
-  fastmaml::Layer copy;
-  const fastmaml::Layer& before = layers.back();
-  copy.kind = fastmaml::Kind::relu;
-  copy.image = true;
-  copy.in = copy.out = before.out;
-  copy.input_relu = before.relu;
-  for (int axis = 0; axis < 2; ++axis) copy.in_size[axis] = copy.out_size[axis] = before.out_size[axis];
-  layers.push_back(copy);
-}
-
-Index weights_of(const fastmaml::Layer& layer) {
-  if (layer.kind == fastmaml::Kind::linear) return layer.in * layer.out;
-  const bool conv = layer.kind == fastmaml::Kind::conv;
-  return conv ? layer.in * layer.out * layer.window.kernel[0] * layer.window.kernel[1] : layer.out;
-}
-
-void chain(const fastmaml::Layer& before, fastmaml::Layer& layer) {
-  require(before.image || !layer.image, "a layer on images follows one on rows");
-  if (before.image && !layer.image) return flatten(before, layer);
-  require(before.out == layer.in, "layer widths do not chain");
-  for (int axis = 0; axis < 2; ++axis)
-    require(!layer.image || before.out_size[axis] == layer.in_size[axis], "image sizes do not chain");
-}
-
-// A ReLU is fused into the layer before it; it stands alone only in front.
-fastmaml::Model make_model(const std::vector<LayerTuple>& tuples, const std::string& loss,
-                           const std::vector<Index>& counts, const std::vector<Geometry>& geometry) {
-  fastmaml::Model model;
-  const Index num_parameters = std::accumulate(counts.begin(), counts.end(), Index{0});
-  model.counts = counts;
-  require(!tuples.empty(), "a network needs at least one layer");
-  model.loss = loss_named(loss);
-  model.num_parameters = num_parameters;
-  require(geometry.empty() || geometry.size() == tuples.size(), "there must be one geometry for each layer");
-  for (std::size_t i = 0; i < tuples.size(); ++i) {
-    fastmaml::Layer layer = std::apply(make_layer, tuples[i]);
-    if (!geometry.empty()) set_geometry(layer, geometry[i]);
-    require(layer.image || layer.kind < fastmaml::Kind::conv, "a layer on images needs a geometry");
-    const bool rows = layer.kind == fastmaml::Kind::linear;
-    if (rows && !model.layers.empty() && model.layers.back().kind == fastmaml::Kind::conv) insert_copy(model.layers);
-    if (!model.layers.empty()) chain(model.layers.back(), layer);
-    if (layer.kind == fastmaml::Kind::max_pool && !model.layers.empty() && fuse_pool(model.layers.back(), layer))
-      continue;
-    if (layer.kind == fastmaml::Kind::relu && !model.layers.empty()) {
-      model.layers.back().relu = true;
-      continue;
-    }
-    layer.relu = layer.kind == fastmaml::Kind::relu;
-    layer.input_relu = !model.layers.empty() && model.layers.back().relu;
-    const bool appends = layer.kind == fastmaml::Kind::append;
-    const Index end = std::max(layer.weight + weights_of(layer), layer.bias + layer.out - (appends ? layer.in : 0));
-    require((layer.weight < 0 && layer.bias < 0) || end <= num_parameters, "a parameter lies beyond the vector");
-    const bool needs = layer.kind == fastmaml::Kind::linear || layer.kind == fastmaml::Kind::conv;
-    require(!needs || layer.weight >= 0, "a linear layer or a convolution needs a weight");
-    require(!appends || (layer.bias >= 0 && layer.out > layer.in), "an appending layer needs parameters");
-    require(!appends || i + 1 == tuples.size(), "an appending layer must be the last");
-    model.layers.push_back(layer);
-  }
-  const fastmaml::Layer& last = model.layers.back();
-  require(!last.image || last.kind == fastmaml::Kind::spatial_mean, "a network ends in rows or in a spatial mean");
-  require(model.loss != fastmaml::Loss::gaussian || last.out % 2 == 0, "'gaussian' needs an even number of outputs");
-  return model;
 }
 
 template <class T>
@@ -390,8 +248,8 @@ void bind_verbs(py::module_& module, py::class_<fastmaml::Model>& model, const s
 PYBIND11_MODULE(_core, module) {
   module.doc() = "fastmaml's C++ core: the batched inner loop on CPUs";
   py::class_<fastmaml::Model> model(module, "Model");
-  model.def(py::init(&make_model), py::arg("layers"), py::arg("loss"), py::arg("counts"),
-            py::arg("geometry") = std::vector<Geometry>());
+  model.def(py::init(&fastmaml::make_model), py::arg("layers"), py::arg("loss"), py::arg("counts"),
+            py::arg("geometry") = std::vector<fastmaml::Geometry>());
   model.def("layers", &layers, "The layers as they run, from first to last.");
   bind_verbs<float>(module, model, "float32");
   bind_verbs<double>(module, model, "float64");
