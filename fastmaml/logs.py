@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from fastmaml.evaluation import Evaluation
-
-TRAIN_COLUMNS = ("iteration", "loss", "accuracy", "lr", "seconds")
-VALIDATION_COLUMNS = ("iteration", "steps", "loss", "loss_ci95", "accuracy", "accuracy_ci95")
+from typing import Any, ClassVar
 
 
 class CsvLog:
@@ -90,33 +85,43 @@ class RunLog:
         folder: where to write; it exists already.
         after: the iteration that the run resumes after.
         validation, tensorboard: whether to write these.
+    Attributes:
+        train_columns, validation_columns: of the CSV files.
+        train_scalars, validation_scalars: the columns that TensorBoard is told of.
     """
+
+    train_columns: ClassVar[Sequence[str]] = ("iteration", "loss", "accuracy", "lr", "seconds")
+    validation_columns: ClassVar[Sequence[str]] = (
+        *("iteration", "steps", "loss", "loss_ci95"),
+        *("accuracy", "accuracy_ci95"),
+    )
+    train_scalars: ClassVar[Sequence[str]] = ("loss", "accuracy", "lr")
+    validation_scalars: ClassVar[Sequence[str]] = ("loss", "accuracy")
 
     def __init__(self, folder: Path | None, after: int, validation: bool, tensorboard: bool) -> None:
         self._train = self._validation = self._events = None
         if folder is None:
             return
-        self._train = CsvLog(folder / "train.csv", TRAIN_COLUMNS, after)
+        self._train = CsvLog(folder / "train.csv", self.train_columns, after)
         if validation:
-            self._validation = CsvLog(folder / "validation.csv", VALIDATION_COLUMNS, after)
+            self._validation = CsvLog(folder / "validation.csv", self.validation_columns, after)
         if tensorboard:
             self._events = TensorBoardLog(folder / "tensorboard", after)
 
     def train(self, row: Mapping[str, Any]) -> None:
-        """A row of train.csv: the means since the row before."""
+        """A row of train.csv."""
         if self._train:
             self._train.write(row)
         if self._events:
-            scalars = {f"train/{name}": row.get(name) for name in ("loss", "accuracy", "lr")}
-            self._events.write(row["iteration"], scalars)
+            self._events.write(row["iteration"], {f"train/{name}": row.get(name) for name in self.train_scalars})
 
-    def validation(self, iteration: int, evaluation: Evaluation) -> None:
+    def validation(self, iteration: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of validation.csv, one of each number of inner steps."""
-        for row in evaluation.rows():
+        for row in rows:
             if self._validation:
                 self._validation.write({"iteration": iteration, **row})
             if self._events:
-                scalars = {f"validation/{name}_step{row['steps']}": row[name] for name in ("loss", "accuracy")}
+                scalars = {f"validation/{name}_step{row['steps']}": row[name] for name in self.validation_scalars}
                 self._events.write(iteration, scalars)
 
     def sync(self) -> None:

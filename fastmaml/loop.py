@@ -132,7 +132,7 @@ class Loop:
             meta_batch=validation.meta_batch or self.schedule.meta_batch,
             seed=validation.seed,
         )
-        self.log.validation(counters.iteration, evaluation)
+        self.log.validation(counters.iteration, evaluation.rows())
         value, better = _judge(evaluation, counters.best_value)
         self.progress.note(_note(evaluation))
         if isinstance(self.state.scheduler, ReduceLROnPlateau):

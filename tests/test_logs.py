@@ -72,7 +72,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 def test_validation_has_a_row_for_each_number_of_steps(tmp_path):
     log = RunLog(tmp_path, 0, validation=True, tensorboard=False)
-    log.validation(5, Evaluation(torch.tensor([[1.0, 3.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])))
+    log.validation(5, Evaluation(torch.tensor([[1.0, 3.0], [0.5, 0.5]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])).rows())
     log.close()
     lines = (tmp_path / "validation.csv").read_text().splitlines()
     assert lines[0] == "iteration,steps,loss,loss_ci95,accuracy,accuracy_ci95"

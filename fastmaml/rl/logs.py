@@ -2,66 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fastmaml.logs import CsvLog, TensorBoardLog
-
-TRAIN_COLUMNS = (
-    *("iteration", "return_before", "return_after", "surrogate_before", "surrogate_after"),
-    *("kl", "accepted", "env_steps", "seconds"),
-)
-VALIDATION_COLUMNS = ("iteration", "steps", "return", "return_ci95")
+from fastmaml import logs
 
 
-class RunLog:
-    """train.csv, a row for each meta-iteration, validation.csv and tensorboard/; nothing without a folder.
+class RunLog(logs.RunLog):
+    """As that of supervised training, with a row of train.csv for each meta-iteration."""
 
-    Args:
-        folder: where to write; it exists already.
-        after: the iteration that the run resumes after.
-        validation, tensorboard: whether to write these.
-    """
-
-    def __init__(self, folder: Path | None, after: int, validation: bool, tensorboard: bool) -> None:
-        self._train = self._validation = self._events = None
-        if folder is None:
-            return
-        self._train = CsvLog(folder / "train.csv", TRAIN_COLUMNS, after)
-        if validation:
-            self._validation = CsvLog(folder / "validation.csv", VALIDATION_COLUMNS, after)
-        if tensorboard:
-            self._events = TensorBoardLog(folder / "tensorboard", after)
-
-    def train(self, row: Mapping[str, Any]) -> None:
-        if self._train:
-            self._train.write(row)
-        if self._events:
-            names = ("return_before", "return_after", "kl")
-            self._events.write(row["iteration"], {f"train/{name}": row[name] for name in names})
-
-    def validation(self, iteration: int, returns: Tensor) -> None:
-        """Rows of validation.csv, one of each number of inner steps, of returns [steps + 1, T]."""
-        for row in return_rows(returns):
-            if self._validation:
-                self._validation.write({"iteration": iteration, **row})
-            if self._events:
-                self._events.write(iteration, {f"validation/return_step{row['steps']}": row["return"]})
-
-    def sync(self) -> None:
-        """Brings all rows to the disk."""
-        for log in self._open():
-            log.sync()
-
-    def close(self) -> None:
-        for log in self._open():
-            log.close()
-
-    def _open(self) -> list[CsvLog | TensorBoardLog]:
-        return [log for log in (self._train, self._validation, self._events) if log is not None]
+    train_columns: ClassVar[Sequence[str]] = (
+        *("iteration", "return_before", "return_after", "surrogate_before", "surrogate_after"),
+        *("kl", "accepted", "env_steps", "seconds"),
+    )
+    validation_columns: ClassVar[Sequence[str]] = ("iteration", "steps", "return", "return_ci95")
+    train_scalars: ClassVar[Sequence[str]] = ("return_before", "return_after", "kl")
+    validation_scalars: ClassVar[Sequence[str]] = ("return",)
 
 
 def return_rows(returns: Tensor) -> list[dict[str, Any]]:

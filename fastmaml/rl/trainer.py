@@ -18,7 +18,7 @@ from fastmaml.interrupts import Interrupts
 from fastmaml.logs import check_tensorboard
 from fastmaml.packing import pack
 from fastmaml.progress import Progress
-from fastmaml.rl.logs import RunLog
+from fastmaml.rl.logs import RunLog, return_rows
 from fastmaml.rl.meta import MetaPolicy
 from fastmaml.rl.outer import Outer, Update
 from fastmaml.rl.run_state import RunState
@@ -248,7 +248,7 @@ class _Loop:
 
     def _validate(self, validation: Validation) -> None:
         counters, returns = self.state.counters, validate(self.trainer.meta, validation)
-        self.log.validation(counters.iteration, returns)
+        self.log.validation(counters.iteration, return_rows(returns))
         value = returns[-1].mean().item()
         self.progress.note(f"validation {value:.4g}")
         if counters.best_value is None or value > counters.best_value:
