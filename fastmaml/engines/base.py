@@ -1,4 +1,4 @@
-"""What an engine does: four verbs, all batched over tasks, and nothing else."""
+"""What an engine does: four verbs, all batched over tasks, and for two of them a leaner form where it has one."""
 
 from __future__ import annotations
 
