@@ -182,8 +182,8 @@ py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& s
 
 // What a benchmark needs to know of a layer, other layers fused into it included.
 py::dict describe(const fastmaml::Layer& layer) {
-  static const char* const kinds[] = {"linear", "batch_norm", "tanh",         "relu",
-                                      "conv",   "max_pool",   "spatial_mean", "append"};
+  static const char* const kinds[] = {"linear", "batch_norm", "tanh",     "relu",
+                                      "append", "conv",       "max_pool", "spatial_mean"};
   const auto pair = [](const Index* values) { return py::make_tuple(values[0], values[1]); };
   const fastmaml::Window& w = layer.window;
   return py::dict(py::arg("kind") = kinds[static_cast<int>(layer.kind)], py::arg("inputs") = layer.in,

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or idle threads of one library keep another's from working
 
+import signal
+
 import pytest
 import torch
 
@@ -15,6 +17,12 @@ from hypothesis import settings
 settings.register_profile("fastmaml", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("fastmaml")
 torch.set_num_threads(1)  # what is tested is small
+
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in the background of a shell: tests, and what they start, want it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
