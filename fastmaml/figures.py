@@ -143,7 +143,7 @@ def _notes(curves: Sequence[Curve]) -> str:
 def _draw_paper(axis: Axes, curve: Curve, colour: str) -> None:
     if curve.paper:
         axis.plot(
-            list(curve.paper), list(curve.paper.values()), linestyle="none", marker="D", markersize=6,
+            list(curve.paper), list(curve.paper.values()), linestyle="none", marker="D", markersize=6, clip_on=False,
             markerfacecolor="white", markeredgecolor=colour, markeredgewidth=1.3, zorder=4,
             label=f"{curve.name}, in the paper",
         )  # fmt: skip
