@@ -95,8 +95,7 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
       shape.packed += aligned<T>(padded<T>(layers[l].out - layers[l].in));
     }
   }
-  const bool image_output = layers.back().image;  // a spatial mean ends the network
-  shape.output_width = image_output ? padded<T>(network.outputs) : padded<T>(network.outputs);
+  shape.output_width = padded<T>(network.outputs);
   places.back().output_width = shape.output_width;
   shape.output = shape.state;
   shape.state += aligned<T>(shape.rows * shape.output_width);
