@@ -177,8 +177,7 @@ class MAML(nn.Module):
             if overwrite:
                 self.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        finite = bool(loss.isfinite()) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+        finite = math.isfinite(loss.item()) and _all_finite([p.grad for p in self.parameters() if p.grad is not None])
         return Accumulated(loss.detach(), finite, details.task_losses, details.outputs)
 
     def adapt_tasks(self, support: Any, steps: int | None = None) -> AdaptedTasks:
@@ -322,6 +321,13 @@ def _check_adapts(state: State, steps: int) -> None:
             "model: no parameter has requires_grad=True, so that inner steps would change none; call "
             "model.requires_grad_(), or give adapted=[] if that is meant"
         )
+
+
+def _all_finite(gradients: Sequence[Tensor]) -> bool:
+    """One sum waits for the device once, and may itself overflow: only then each is looked at."""
+    if not gradients or math.isfinite(torch.cat([gradient.reshape(-1) for gradient in gradients]).sum().item()):
+        return True
+    return all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def _no_graph() -> AbstractContextManager[Any]:
