@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from fastmaml import checkpoint, nonfinite
+from fastmaml import nonfinite
 from fastmaml.batch import TaskBatch
 from fastmaml.evaluation import Evaluation, evaluate, placed
 from fastmaml.interrupts import Interrupts
+from fastmaml.kept_loop import KeptLoop
 from fastmaml.logs import RunLog
 from fastmaml.nonfinite import NonFiniteLoss, NonFiniteStep
 from fastmaml.progress import Progress
@@ -56,7 +56,7 @@ class Schedule:
         return iteration % every == 0 or iteration == self.iterations
 
 
-class Loop:
+class Loop(KeptLoop):
     """Runs iterations until the last one or a signal, from wherever `state` is.
 
     What an iteration puts into the log is written before its checkpoint, and a checkpoint never ends an iteration
@@ -73,17 +73,15 @@ class Loop:
         progress: Progress,
         interrupts: Interrupts,
     ) -> None:
-        self.schedule, self.state, self.step, self.folder = schedule, state, step, folder
-        self.log, self.progress, self.interrupts = log, progress, interrupts
+        super().__init__(state, folder, log)
+        self.schedule, self.state, self.step = schedule, state, step
+        self.progress, self.interrupts = progress, interrupts
         self.evaluation: Evaluation | None = None
-        self._started = time.perf_counter() - state.counters.seconds
-        self._saved = state.counters.iteration
 
     def run(self) -> None:
         """Raises NonFiniteLoss where a loss or the meta-gradient is not finite."""
         counters, stream, schedule = self.state.counters, self.state.stream, self.schedule
-        if self.folder is not None and counters.iteration == 0:
-            self._save()  # fails early, and a resumed run needs no seeded model
+        self._begin()
         parameter = next(self.state.model.parameters())
         self.step.clear()
         while counters.iteration < schedule.iterations and self.interrupts.signal is None:
@@ -97,9 +95,7 @@ class Loop:
             self._record(counters.iteration)
         self.step.clear()
         self.progress.draw(counters.iteration)
-        counters.seconds = time.perf_counter() - self._started
-        if self.folder is not None and self._saved != counters.iteration:
-            self._save()
+        self._end()
 
     def _record(self, iteration: int) -> None:
         schedule = self.schedule
@@ -118,7 +114,7 @@ class Loop:
             "loss": counters.loss,
             "accuracy": counters.accuracy,
             "lr": float(self.state.optimizer.param_groups[0]["lr"]),
-            "seconds": round(time.perf_counter() - self._started, 3),
+            "seconds": round(self.seconds, 3),
         }
         self.log.train(row)
 
@@ -139,18 +135,7 @@ class Loop:
             self.state.scheduler.step(value)
         if better:
             counters.best_iteration, counters.best_value = counters.iteration, value
-            if self.folder is not None:
-                checkpoint.save(self.folder.best, self._capture())
-
-    def _save(self) -> None:
-        assert self.folder is not None
-        self.log.sync()
-        self.folder.save(self.state.counters.iteration, self._capture())
-        self._saved = self.state.counters.iteration
-
-    def _capture(self) -> dict[str, Any]:
-        self.state.counters.seconds = time.perf_counter() - self._started
-        return self.state.capture()
+            self._save_best()
 
     def _failure(self, step: NonFiniteStep, batch: TaskBatch) -> NonFiniteLoss:
         iteration = self.state.counters.iteration + 1

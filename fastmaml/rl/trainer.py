@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastmaml import checkpoint
 from fastmaml.interrupts import Interrupts
+from fastmaml.kept_loop import KeptLoop
 from fastmaml.logs import check_tensorboard
 from fastmaml.packing import pack
 from fastmaml.progress import Progress
@@ -180,7 +179,7 @@ class Trainer:
         return dict(plain(settings | dataclasses.asdict(self.meta.settings)))
 
 
-class _Loop:
+class _Loop(KeptLoop):
     """Meta-iterations until the last one or a signal; a log is always written before its checkpoint."""
 
     def __init__(
@@ -192,23 +191,18 @@ class _Loop:
         progress: Progress,
         interrupts: Interrupts,
     ) -> None:
-        self.trainer, self.state, self.folder = trainer, state, folder
-        self.log, self.progress, self.interrupts = log, progress, interrupts
+        super().__init__(state, folder, log)
+        self.trainer, self.state, self.progress, self.interrupts = trainer, state, progress, interrupts
         self.returns: tuple[float, ...] = ()
-        self._started = time.perf_counter() - state.counters.seconds
-        self._saved = -1 if folder is not None and state.counters.iteration == 0 else state.counters.iteration
 
     def run(self) -> None:
         counters = self.state.counters
-        if self._saved < 0:
-            self._save()  # fails early
+        self._begin()
         while counters.iteration < self.trainer.iterations and self.interrupts.signal is None:
             self._iterate()
             self._record(counters.iteration)
         self.progress.draw(counters.iteration)
-        counters.seconds = time.perf_counter() - self._started
-        if self.folder is not None and self._saved != counters.iteration:
-            self._save()
+        self._end()
 
     def _iterate(self) -> None:
         meta, generator, counters = self.trainer.meta, self.state.generator, self.state.counters
@@ -233,7 +227,7 @@ class _Loop:
             "kl": update.kl,
             "accepted": int(update.accepted),
             "env_steps": counters.env_steps,
-            "seconds": round(time.perf_counter() - self._started, 3),
+            "seconds": round(self.seconds, 3),
         }
 
     def _record(self, iteration: int) -> None:
@@ -253,18 +247,7 @@ class _Loop:
         self.progress.note(f"validation {value:.4g}")
         if counters.best_value is None or value > counters.best_value:
             counters.best_iteration, counters.best_value = counters.iteration, value
-            if self.folder is not None:
-                checkpoint.save(self.folder.best, self._capture())
-
-    def _save(self) -> None:
-        assert self.folder is not None
-        self.log.sync()
-        self.folder.save(self.state.counters.iteration, self._capture())
-        self._saved = self.state.counters.iteration
-
-    def _capture(self) -> dict[str, Any]:
-        self.state.counters.seconds = time.perf_counter() - self._started
-        return self.state.capture()
+            self._save_best()
 
 
 def validate(meta: MetaPolicy, validation: Validation) -> Tensor:
