@@ -190,7 +190,8 @@ py::dict describe(const fastmaml::Layer& layer) {
                   py::arg("outputs") = layer.out, py::arg("image") = layer.image,
                   py::arg("in_size") = pair(layer.in_size), py::arg("out_size") = pair(layer.out_size),
                   py::arg("kernel") = pair(w.kernel), py::arg("stride") = pair(w.stride),
-                  py::arg("padding") = pair(w.pad), py::arg("relu") = layer.relu, py::arg("pool") = layer.pool);
+                  py::arg("padding") = pair(w.pad), py::arg("relu") = layer.relu, py::arg("pool") = layer.pool,
+                  py::arg("stem") = layer.stem);
 }
 
 py::list layers(const fastmaml::Model& model) {

@@ -32,6 +32,7 @@ struct Workspace {
   Index states = 0, slots = 0;  // `slots` support states: one, or one a step
   Index query_state = 0, tangent_state = 0;
   Index data[2] = {0, 0}, weights[2] = {0, 0}, values[2] = {0, 0}, labels[2] = {0, 0};
+  Index patches[2] = {0, 0};
   Index gram_products = 0, gram_initial = 0, gram_tangent = 0, gram_stride = 0;
   Index size = 0;
 };

@@ -37,7 +37,7 @@ struct ImageNorm {
   T count() const { return static_cast<T>(n * pixels); }
   // The input that reached output pixel p of sample s, which max-pooling has chosen.
   const T* chosen(Index s, Index p) const {
-    return layer.pool ? selected + (s * selected_pixels + p) * width : z.at + s * z.sample + p * z.pixel;
+    return layer.pool || layer.stem ? selected + (s * selected_pixels + p) * width : z.at + s * z.sample + p * z.pixel;
   }
   const T* chosen_by(Index s, Index p) const { return choice + (s * selected_pixels + p) * width; }
 };
@@ -47,8 +47,9 @@ ImageNorm<T> image_norm(const Sweep<T>& s, Index l) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
   Map<T> z{}, dz{};
-  if (l > 0 || s.data) z = s.input_map(l);
-  if (l > 0) dz = s.delta_map(l);
+  if (layer.stem) z = {s.state + p.lines, 0, layer.in_size[1] * padded<T>(layer.in), padded<T>(layer.in)};
+  else if (l > 0 || s.data) z = s.input_map(l);
+  if (l > 0 && !layer.stem) dz = s.delta_map(l);
   return {layer,
           s.n,
           padded<T>(layer.out),
@@ -151,12 +152,11 @@ inline Wide<T> largest(const ImageNorm<T>& b, const Affine<T>& affine, const T* 
 }
 
 template <int Side, class T>
-void pooled_line(const ImageNorm<T>& b, const Affine<T>& affine, Index s, Index y, Index c) {
+void pooled_line(const ImageNorm<T>& b, const Affine<T>& affine, const T* z, Index s, Index y, Index c) {
   using V = Wide<T>;
-  const Window& w = b.layer.window;
   for (Index x = 0; x < b.layer.out_size[1]; ++x) {
     V input, index;
-    const V best = largest<Side>(b, affine, b.z(s, y * w.stride[0], x * w.stride[1]) + c, input, index);
+    const V best = largest<Side>(b, affine, z + x * b.layer.window.stride[1] * b.z.pixel + c, input, index);
     const Index at = ((s * b.layer.out_size[0] + y) * b.layer.out_size[1] + x) * b.width + c;
     store(b.selected + at, input);
     store(b.choice + at, index);
@@ -165,25 +165,39 @@ void pooled_line(const ImageNorm<T>& b, const Affine<T>& affine, Index s, Index 
 }
 
 template <class T>
-void image_norm_forward(const Sweep<T>& sweep, Index l) {
+void plain_line(const ImageNorm<T>& b, const Affine<T>& affine, const T* z, Index s, Index y, Index c) {
   using V = Wide<T>;
+  for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+    const V input = load<V>(z + x * b.z.pixel + c), value = affine(input);
+    if (b.layer.stem) store(b.selected + (s * b.selected_pixels + y * b.layer.out_size[1] + x) * b.width + c, input);
+    store(b.y(s, y, x) + c, b.layer.relu ? relu(value) : value);
+  }
+}
+
+// Line y of sample s of the outputs, made of the lines of inputs that start at z.
+template <class T>
+void norm_line(const ImageNorm<T>& b, const T* z, Index s, Index y) {
+  const bool twos = b.layer.window.kernel[0] == 2 && b.layer.window.kernel[1] == 2;
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
+    const Affine<T> affine(b, c);
+    if (!b.layer.pool) plain_line(b, affine, z, s, y, c);
+    else if (twos) pooled_line<2>(b, affine, z, s, y, c);
+    else pooled_line<0>(b, affine, z, s, y, c);
+  }
+}
+
+// Lines of inputs that a line of outputs moves on by.
+template <class T>
+Index line_step(const ImageNorm<T>& b) {
+  return b.layer.pool ? b.layer.window.stride[0] : 1;
+}
+
+template <class T>
+void image_norm_forward(const Sweep<T>& sweep, Index l) {
   const ImageNorm<T> b = image_norm(sweep, l);
   image_statistics(b);
-  const bool twos = b.layer.window.kernel[0] == 2 && b.layer.window.kernel[1] == 2;
   for (Index s = 0; s < b.n; ++s)
-    for (Index y = 0; y < b.layer.out_size[0]; ++y)
-      for (Index c = 0; c < b.width; c += kLanes<T>) {
-        const Affine<T> affine(b, c);
-        if (b.layer.pool) {
-          if (twos) pooled_line<2>(b, affine, s, y, c);
-          else pooled_line<0>(b, affine, s, y, c);
-          continue;
-        }
-        for (Index x = 0; x < b.layer.out_size[1]; ++x) {
-          const V value = affine(load<V>(b.z(s, y, x) + c));
-          store(b.y(s, y, x) + c, b.layer.relu ? relu(value) : value);
-        }
-      }
+    for (Index y = 0; y < b.layer.out_size[0]; ++y) norm_line(b, b.z(s, y * line_step(b), 0), s, y);
 }
 
 // Sums over output pixels of two quantities f gives, into the rows kMeanDelta and kMeanDeltaX.
@@ -235,7 +249,7 @@ void image_norm_tangent_sums(const Sweep<T>& sweep, const Sweep<T>& direction, I
         const V dy = load<V>(b.dy.at + s * b.dy.sample + p * b.dy.pixel + c);
         const V dy_dot = load<V>(t.dy.at + s * t.dy.sample + p * t.dy.pixel + c);
         const V x = (load<V>(b.chosen(s, p) + c) - mean) * rstd;
-        const V z_dot = t.z.at ? load<V>(t.chosen(s, p) + c) : V{};
+        const V z_dot = t.z.at ? load<V>(t.chosen(s, p) + c) : V{};  // the data do not move
         first += dy_dot;
         second += dy_dot * x + dy * (rstd * (z_dot - mean_dot - x * mean_x));
       }
@@ -341,17 +355,22 @@ void image_tangent_statistics(const ImageNorm<T>& b, const ImageNorm<T>& t) {
   }
 }
 
-// The tangent of the input that max-pooling has chosen, kept for the way back.
+// The tangent of the input that max-pooling has chosen, of window x in the line of tangents at `line`; kept for the way
+// back.
 template <class T>
-inline Wide<T> chosen_tangent(const ImageNorm<T>& b, const ImageNorm<T>& t, Index s, Index y, Index x, Index c) {
+inline Wide<T> chosen_tangent(const ImageNorm<T>& b, const ImageNorm<T>& t, const T* line, Index s, Index p, Index x,
+                              Index c) {
   using V = Wide<T>;
-  if (!t.z.at) return V{};
-  if (!b.layer.pool) return load<V>(t.z(s, y, x) + c);
+  if (!line) return V{};
   const Window& w = b.layer.window;
-  const Index p = y * b.layer.out_size[1] + x;
-  const V choice = load<V>(b.chosen_by(s, p) + c);
-  const T* window = t.z(s, y * w.stride[0], x * w.stride[1]) + c;
   V chosen{};
+  if (!b.layer.pool) {
+    chosen = load<V>(line + x * t.z.pixel + c);
+    if (b.layer.stem) store(t.selected + (s * b.selected_pixels + p) * b.width + c, chosen);
+    return chosen;
+  }
+  const V choice = load<V>(b.chosen_by(s, p) + c);
+  const T* window = line + x * w.stride[1] * t.z.pixel + c;
   T number = 0;
   for (Index ky = 0; ky < w.kernel[0]; ++ky)
     for (Index kx = 0; kx < w.kernel[1]; ++kx, number += T(1))
@@ -360,27 +379,34 @@ inline Wide<T> chosen_tangent(const ImageNorm<T>& b, const ImageNorm<T>& t, Inde
   return chosen;
 }
 
+// As norm_line, of the tangents; no line: they are zero.
+template <class T>
+void norm_tangent_line(const ImageNorm<T>& b, const ImageNorm<T>& t, const T* line, Index s, Index y) {
+  using V = Wide<T>;
+  for (Index c = 0; c < b.width; c += kLanes<T>) {
+    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
+    const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
+    const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
+    const V shift_dot = t.shift ? load<V>(t.shift + c) : V{};
+    for (Index x = 0; x < b.layer.out_size[1]; ++x) {
+      const Index p = y * b.layer.out_size[1] + x;
+      const V z_dot = chosen_tangent(b, t, line, s, p, x, c);
+      const V x_hat = (load<V>(b.chosen(s, p) + c) - mean) * rstd;
+      const V x_dot = rstd * (z_dot - mean_dot - x_hat * mean_x);
+      const V y_dot = x_dot * scale + x_hat * scale_dot + shift_dot;
+      store(t.y(s, y, x) + c, b.layer.relu ? gate(y_dot, load<V>(b.y(s, y, x) + c)) : y_dot);
+    }
+  }
+}
+
 template <class T>
 void image_norm_tangent_forward(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
-  using V = Wide<T>;
   const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
   image_tangent_statistics(b, t);
   for (Index s = 0; s < b.n; ++s)
     for (Index y = 0; y < b.layer.out_size[0]; ++y)
-      for (Index c = 0; c < b.width; c += kLanes<T>) {
-        const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
-        const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
-        const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
-        const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
-        const V shift_dot = t.shift ? load<V>(t.shift + c) : V{};
-        for (Index x = 0; x < b.layer.out_size[1]; ++x) {
-          const V z_dot = chosen_tangent(b, t, s, y, x, c);
-          const V x_hat = (load<V>(b.chosen(s, y * b.layer.out_size[1] + x) + c) - mean) * rstd;
-          const V x_dot = rstd * (z_dot - mean_dot - x_hat * mean_x);
-          const V y_dot = x_dot * scale + x_hat * scale_dot + shift_dot;
-          store(t.y(s, y, x) + c, b.layer.relu ? gate(y_dot, load<V>(b.y(s, y, x) + c)) : y_dot);
-        }
-      }
+      norm_tangent_line(b, t, t.z.at ? t.z(s, y * line_step(b), 0) : nullptr, s, y);
 }
 
 // The tangent of z-bar:

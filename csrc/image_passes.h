@@ -5,12 +5,14 @@
 #include "image_layers.h"
 #include "image_norm.h"
 #include "profile.h"
+#include "stem.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
 template <class T>
 void image_forward(const Sweep<T>& s, Index l) {
+  if (s.layer(l).stem) return stem_forward(s);
   switch (s.layer(l).kind) {
     case Kind::conv:
       return conv_forward(s, l);
@@ -43,12 +45,13 @@ void image_backward(const Sweep<T>& s, Index l) {
 
 template <class T>
 void image_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
-  if (s.layer(l).kind == Kind::conv) conv_gradient(s, l, to);
+  if (s.layer(l).kind == Kind::conv) s.layer(l).stem ? stem_gradient(s, to) : conv_gradient(s, l, to);
   if (s.layer(l).kind == Kind::batch_norm) image_norm_gradient(image_norm(s, l), s.place(l), to);
 }
 
 template <class T>
 void image_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
+  if (s.layer(l).stem) return stem_tangent_forward(s, d);
   switch (s.layer(l).kind) {
     case Kind::conv:
       return conv_tangent_forward(s, d, l);
@@ -81,7 +84,8 @@ void image_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
 
 template <class T>
 void image_tangent_gradient(const Sweep<T>& s, const Sweep<T>& d, Index l, const Destination<T>& to) {
-  if (s.layer(l).kind == Kind::conv) conv_tangent_gradient(s, d, l, to);
+  if (s.layer(l).kind == Kind::conv)
+    s.layer(l).stem ? stem_tangent_gradient(s, d, to) : conv_tangent_gradient(s, d, l, to);
   if (s.layer(l).kind == Kind::batch_norm) image_norm_gradient(image_norm(d, l), s.place(l), to);
 }
 
@@ -96,20 +100,9 @@ void transpose_parameters(const Network& network, const Shape<T>& shape, const T
   }
 }
 
-// All that surrounds the pixels of n samples.
 template <class T>
 void zero_borders(T* at, const Image& image, Index n) {
-  const Index wide = image.before[1] + image.size[1] + image.after[1];
-  for (Index s = 0; s < n; ++s) {
-    T* sample = at + s * image.sample;
-    T* end = sample + (image.before[0] + image.size[0]) * image.row;
-    zero(sample, image.before[0] * image.row);
-    zero(end, image.after[0] * image.row);
-    for (T* row = sample + image.before[0] * image.row; row < end; row += image.row) {
-      zero(row, image.before[1] * image.pixel);
-      zero(row + (wide - image.after[1]) * image.pixel, image.after[1] * image.pixel);
-    }
-  }
+  for (Index s = 0; s < n; ++s) zero_border(at + s * image.sample, image);
 }
 
 // What `zero(state)` does for networks of images, whose states are too large to be cleared every call; and of the
@@ -118,6 +111,7 @@ template <class T>
 void prepare_images(const Network& network, const Shape<T>& shape, Index rows, T* state) {
   for (Index l = 1; l < network.depth; ++l) {
     const LayerPlace<T>& p = shape.places[l];
+    if (network.layers[l].stem) continue;
     if (network.layers[l].image) {
       zero_borders(state + p.input, p.input_image, rows);
       zero_borders(state + p.delta, p.delta_image, rows);

@@ -76,13 +76,28 @@ template <class T>
 void place_choice(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape) {
   const Index size = aligned<T>(shape.rows * layer.out_size[0] * layer.out_size[1] * padded<T>(layer.out));
   place.selected = shape.state;
-  shape.state += layer.pool ? size : 0;
+  shape.state += layer.pool || layer.stem ? size : 0;
   place.choice = shape.state;
-  shape.state += size;
+  shape.state += layer.pool || !layer.stem ? size : 0;
+}
+
+// What the batch norm of a stem keeps in the place of its input and of that one's adjoint.
+template <class T>
+void place_stem(const Layer& conv, const Layer& norm, LayerPlace<T>& place, Shape<T>& shape) {
+  constexpr Index doubles = static_cast<Index>(sizeof(double) / sizeof(T));
+  const Index rows = conv.window.kernel[0] * conv.window.kernel[1] * conv.in, width = padded<T>(norm.out);
+  place.lines = shape.state;
+  shape.state += aligned<T>(stem_lines(norm) * norm.in_size[1] * width);
+  place.spread = shape.state;
+  shape.state += aligned<T>(rows * width * doubles);
+  place_image_norm(norm, place, shape);
+  place_choice(norm, place, shape);
+  shape.patches = aligned<T>(rows * (rows + 1) * doubles);
 }
 
 template <class T>
 void place_image(const Layer* before, const Layer& layer, LayerPlace<T>& place, Shape<T>& shape) {
+  if (before && layer.stem) return place_stem(*before, layer, place, shape);
   // The data of a first convolution are read one scalar at a time, and so need no padding.
   const bool dense = !before && layer.kind == Kind::conv;
   place.input_image = input_image(layer);

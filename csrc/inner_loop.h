@@ -24,6 +24,9 @@ struct Task {
     const Index rows = call.shape.support + call.shape.query, width = call.shape.places[0].input_width;
     return call.gram_data + (index * rows + set * call.shape.support) * width;
   }
+  double* patches(int set) const {
+    return call.shape.patches ? reinterpret_cast<double*>(space + call.space.patches[set]) : nullptr;
+  }
   Targets<T> targets(int set) const {
     return {space + call.space.values[set], reinterpret_cast<const std::int64_t*>(space + call.space.labels[set]),
             space + call.space.weights[set]};
@@ -38,7 +41,8 @@ struct Task {
     return to;
   }
   Sweep<T> sweep(int set, Index k, T* state) const {
-    return {call.network, call.shape, present[set], at_step(k), transposed(k), state, data(set), &gram[set]};
+    return {call.network, call.shape, present[set], at_step(k),  transposed(k),
+            state,        data(set),  &gram[set],   patches(set)};
   }
   Sweep<T> tangent(const T* direction, const T* direction_transposed) const {
     return {call.network, call.shape, present[0], direction, direction_transposed, space + call.space.tangent_state,
@@ -66,6 +70,16 @@ bool copy_target(Task<T>& task, int set, Index sample, Index row) {
   if (label >= 0 && label < outputs) return true;
   task.status = {Problem::label_out_of_range, set == 1, task.index, sample, label};
   return false;
+}
+
+// What a stem needs to know of the data.
+template <class T>
+void take_patches(const Task<T>& task, int set) {
+  const Layer& conv = task.call.network.layers[0];
+  const Image& image = task.call.shape.places[0].input_image;
+  centre_images(conv, image, task.present[set], task.data(set));
+  const Map<T> x{task.data(set) + image.origin, image.sample, image.row, image.pixel};
+  find_patches(conv, x, task.present[set], task.patches(set));
 }
 
 // Copies the samples of non-zero weight into padded rows; weights are normalised to sum to 1.
@@ -102,6 +116,7 @@ bool gather(Task<T>& task, int set) {
   for (Index r = 0; r < row; ++r) weights[r] /= total;
   if (call.shape.gram) zero(task.data(set) + row * width, (samples.n - row) * width);
   task.present[set] = row;
+  if (call.shape.patches) take_patches(task, set);
   return true;
 }
 

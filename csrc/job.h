@@ -73,6 +73,7 @@ Workspace<T> make_workspace(const Model& model, const Network& network, const Re
   space.direction_transposed = tangents ? places.take(shape.transposed) : -1;
   for (int set = 0; set < 2; ++set) {
     space.data[set] = places.take(shape.gram ? 0 : rows[set] * shape.data);
+    space.patches[set] = places.take(shape.patches);
     space.weights[set] = places.take(rows[set]);
     space.values[set] = places.take(rows[set] * target_width(model.loss, network.outputs));
     space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));

@@ -16,7 +16,9 @@ Sweep<T> piece_of(const Task<T>& task, Index present, Index piece) {
           task.theta_0,
           task.theta_0_transposed,
           task.slot(piece),
-          task.data(0) + first * call.shape.data};
+          task.data(0) + first * call.shape.data,
+          nullptr,
+          task.patches(0)};
 }
 
 template <class T>

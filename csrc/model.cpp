@@ -64,6 +64,16 @@ bool fuse_pool(Layer& before, const Layer& layer) {
   return true;
 }
 
+// A first convolution of small patches and the batch norm behind it.
+void fuse_stem(std::vector<Layer>& layers) {
+  if (layers.size() < 2 || !layers[1].image) return;
+  Layer &conv = layers[0], &norm = layers[1];
+  const Index pooled = norm.pool ? norm.window.kernel[0] * norm.window.kernel[1] : 1;
+  const bool kinds = conv.kind == Kind::conv && !conv.relu && norm.kind == Kind::batch_norm;
+  const bool small = conv.window.kernel[0] * conv.window.kernel[1] * conv.in <= kStemRows && pooled <= kStemWindow;
+  conv.stem = norm.stem = kinds && small;
+}
+
 // A linear layer after an image takes all its pixels.
 void flatten(const Layer& before, Layer& layer) {
   require(layer.kind == Kind::linear, "only a linear layer may follow a flattened image");
@@ -139,6 +149,7 @@ Model make_model(const std::vector<LayerTuple>& tuples, const std::string& loss,
     require(!appends || i + 1 == tuples.size(), "an appending layer must be the last");
     model.layers.push_back(layer);
   }
+  fuse_stem(model.layers);
   const Layer& last = model.layers.back();
   require(!last.image || last.kind == Kind::spatial_mean, "a network ends in rows or in a spatial mean");
   require(model.loss != Loss::gaussian || last.out % 2 == 0, "'gaussian' needs an even number of outputs");

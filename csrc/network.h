@@ -62,8 +62,21 @@ struct Layer {
   Index in_size[2] = {1, 1}, out_size[2] = {1, 1};
   Window window;                   // of a convolution or of max-pooling
   bool pool = false;               // batch norm: max-pooling by `window` follows, fused into this layer
+  bool stem = false;               // a first convolution and the batch norm after it, made as one (stem.h)
   Index pixels = 1, channels = 0;  // linear: the input is a flattened image; 0 channels: it is not
 };
+
+// A stem takes patches of at most this many numbers, and max-pooling of at most this many pixels.
+constexpr Index kStemRows = 32, kStemWindow = 16;
+constexpr Index kStemPixels = 96;  // at least so many pixels of z are made at a time, in whole lines of windows
+
+// Lines of z that a stem makes at a time: those of whole windows.
+static inline Index stem_lines(const Layer& norm) {
+  const Index high = norm.pool ? norm.window.kernel[0] : 1, most = high * norm.out_size[0];
+  Index lines = high;
+  while (lines < most && lines * norm.in_size[1] < kStemPixels) lines += high;
+  return lines;
+}
 
 // Where an image's pixels lie, from the first element of its memory, borders of zeros around each sample included.
 struct Image {
@@ -85,6 +98,8 @@ struct LayerPlace {
   Image input_image, delta_image;
   Index selected = 0, choice = 0;  // fused pooling: the inputs that were the largest, and which of their window
   Index sums = 0;                  // batch norm of images: [kNumSums, padded(channels)] of double
+  Index lines = 0;                 // of a stem: some lines of z, made and used at a time
+  Index spread = 0;                // of a stem: covariance of the patches times weights, [rows, padded(out)] of double
 };
 
 // batch norm keeps these rows of [width] beside x-hat
@@ -113,6 +128,7 @@ struct Shape {
   bool images = false;        // the data are images
   Index data = 0;             // elements of one sample of the data
   Index weight_gradient = 0;  // place in a state: partial sums of a convolution's weight gradient
+  Index patches = 0;          // elements that the statistics of a stem's patches take; 0 without one
 };
 
 }  // namespace fastmaml

@@ -12,8 +12,15 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
+// A stem is made as a whole where its convolution stands; no adjoint goes back through it.
+template <class T>
+bool made_before(const Sweep<T>& s, Index l) {
+  return l == 1 && s.layer(l).stem;
+}
+
 template <class T>
 void layer_forward(const Sweep<T>& s, Index l) {
+  if (made_before(s, l)) return;
   const Timed timed("forward", l, s.n);
   if (s.layer(l).image) return image_forward(s, l);
   switch (s.layer(l).kind) {
@@ -34,6 +41,7 @@ void layer_forward(const Sweep<T>& s, Index l) {
 
 template <class T>
 void layer_backward(const Sweep<T>& s, Index l) {
+  if (made_before(s, l)) return;
   const Timed timed("backward", l, s.n);
   if (s.layer(l).image) return image_backward(s, l);
   switch (s.layer(l).kind) {
@@ -59,6 +67,7 @@ void layer_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
 
 template <class T>
 void layer_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
+  if (made_before(s, l)) return;
   const Timed timed("tangent forward", l, s.n);
   if (s.layer(l).image) return image_tangent_forward(s, d, l);
   switch (s.layer(l).kind) {
@@ -75,6 +84,7 @@ void layer_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
 
 template <class T>
 void layer_tangent_backward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
+  if (made_before(s, l)) return;
   const Timed timed("tangent backward", l, s.n);
   if (s.layer(l).image) return image_tangent_backward(s, d, l);
   switch (s.layer(l).kind) {

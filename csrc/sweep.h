@@ -48,6 +48,7 @@ struct Sweep {
   T* state;
   T* data;  // the first layer's input [n, width]
   const GramRows<T>* gram = nullptr;
+  const double* patches = nullptr;  // of a stem: mean and covariance of the data's patches (patches.h)
 
   Index depth() const { return network.depth; }
   const Layer& layer(Index l) const { return network.layers[l]; }
@@ -81,6 +82,19 @@ inline void write_ones(const Sweep<T>& s, Index l, bool always) {
 template <class T>
 inline void zero(T* at, Index count) {
   for (Index i = 0; i < count; ++i) at[i] = T(0);
+}
+
+// All that surrounds the pixels of one sample.
+template <class T>
+void zero_border(T* sample, const Image& image) {
+  const Index wide = image.before[1] + image.size[1] + image.after[1];
+  T* end = sample + (image.before[0] + image.size[0]) * image.row;
+  zero(sample, image.before[0] * image.row);
+  zero(end, image.after[0] * image.row);
+  for (T* row = sample + image.before[0] * image.row; row < end; row += image.row) {
+    zero(row, image.before[1] * image.pixel);
+    zero(row + (wide - image.after[1]) * image.pixel, image.after[1] * image.pixel);
+  }
 }
 
 // Once per workspace: the ones stand, and after that every pass keeps them so, and the padding zero.

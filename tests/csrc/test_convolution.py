@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastmaml import engines
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.cpu import CpuEngine
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
@@ -69,6 +70,27 @@ def wide() -> list[nn.Module]:
     return [nn.Conv2d(3, 40, 3), nn.MaxPool2d(2), nn.Conv2d(40, 72, 3, padding=1), nn.Flatten(), nn.Linear(72 * 25, 5)]
 
 
+def stem() -> list[nn.Module]:
+    """Convolution and norm made as one: a stride on one axis, a bias, pooling by three, and no ReLU in between."""
+    return [
+        *(nn.Conv2d(1, 18, (5, 4), stride=(1, 2), padding=(2, 1)), norm(18), nn.MaxPool2d((3, 2)), nn.Tanh()),
+        *(nn.Conv2d(18, 6, 2), nn.Flatten(), nn.Linear(12, 5)),
+    ]
+
+
+def bare_stem() -> list[nn.Module]:
+    """As `stem`, of a norm without parameters, and neither pooling nor ReLU."""
+    return [nn.Conv2d(3, 7, 3, bias=False), norm(7, affine=False), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def large_patches() -> list[nn.Module]:
+    """Patches too large for that."""
+    return [
+        *(nn.Conv2d(2, 6, 5), norm(6), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ]
+
+
 NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], list[nn.Module]]]] = {
     "strided": ((1, 28, 28), strided),
     "pooled": ((3, 21, 21), pooled),
@@ -76,6 +98,9 @@ NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], list[nn.Module]]]] = {
     "norm first": ((3, 8, 8), norm_first),
     "relu before norm": ((3, 8, 8), relu_before_norm),
     "wide": ((3, 12, 12), wide),
+    "stem": ((1, 9, 11), stem),
+    "bare stem": ((3, 9, 8), bare_stem),
+    "large patches": ((2, 9, 9), large_patches),
 }
 
 
@@ -133,6 +158,30 @@ def test_equal_values_in_a_window_go_to_the_first_as_in_torch() -> None:
     p.batch.query.x[:, :, :, 8:] = 0.25
     found = errors(p, torch.float64)
     assert all(error <= 1e-11 for error in found.values()), found
+
+
+@pytest.mark.parametrize("name", ["pooled", "bare stem"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_statistics_of_images_that_hardly_differ(name: str, scale: float, isa: str) -> None:
+    """Bright images of little contrast, and filters that see only edges: where sums of squares would cancel."""
+    p = problem(name)
+    for samples in (p.batch.support, p.batch.query):
+        samples.x.mul_(scale).add_(5)
+    slot = p.plan.slots[0]
+    weight = p.parameters[slot.offset : slot.offset + slot.numel].view(slot.shape)
+    weight -= weight.mean((1, 2, 3), keepdim=True)
+    p = p.to(torch.float32)  # what the reference is given, too
+    exact = gradient(engines.get("reference"), p.to(torch.float64))
+    error, eager = (
+        (gradient(engine, p).double() - exact).norm() / exact.norm()
+        for engine in (CpuEngine(), engines.get("functional"))
+    )
+    assert error <= max(1e-5, 2 * eager), (error, eager)
+    assert (gradient(CpuEngine(), p.to(torch.float64)) - exact).norm() <= 1e-9 * exact.norm()
+
+
+def gradient(engine: engines.Engine, p: Problem) -> torch.Tensor:
+    return engine.meta_gradient(p.plan, p.parameters, p.inner_lr, p.batch, p.steps, p.rule).gradient
 
 
 CONV = ("conv", 1, 2, 0, -1, 0.0)
