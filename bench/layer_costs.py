@@ -41,6 +41,18 @@ _POOLED_NORM: Counts = {
     "tangent forward": (3, 5),
     "tangent backward": (4, 3),
 }
+_STEM: Counts = {  # the largest inputs of the windows and the outputs; the convolution's output is never kept
+    "forward": (1, 2),
+    "gradient": (1, 1),
+    "tangent forward": (1, 4),
+    "tangent gradient": (1, 2),
+}
+_POOLED_STEM: Counts = {  # and which of its window was the largest
+    "forward": (1, 3),
+    "gradient": (1, 2),
+    "tangent forward": (1, 5),
+    "tangent gradient": (1, 3),
+}
 _POINTWISE: Counts = {
     "forward": (1, 1),
     "backward": (1, 1),
@@ -55,9 +67,19 @@ _PAIRS = ("tangent forward", "tangent gradient", "tangent backward")
 """Passes of two products, of which the first layer, whose input has no tangent, takes one."""
 
 
+def joined(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The layers, where a convolution and a batch norm are made as one: the first with the size of what that gives."""
+    if len(layers) < 2 or not layers[0]["stem"]:
+        return layers
+    conv, norm = layers[:2]
+    gives = {"relu": norm["relu"], "pool": norm["pool"], "given_size": norm["out_size"]}
+    return [{**conv, **gives}, *layers[1:]]
+
+
 def name_of(layer: Mapping[str, Any]) -> str:
     """What it is, other layers fused into it included: "conv 32→32 42×42"."""
-    fused = [name for name in ("relu", "pool") if layer[name]]
+    fused = ["batch norm"] if "given_size" in layer else []
+    fused += [name for name in ("relu", "pool") if layer[name]]
     shape = f"{layer['inputs']}→{layer['outputs']}"
     size = "×".join(map(str, layer["in_size"])) if layer["image"] else ""
     return " ".join([" + ".join([layer["kind"], *fused]).replace("_", " "), shape, size]).strip()
@@ -73,15 +95,22 @@ def operations(pass_name: str, layer: Mapping[str, Any], first: bool, samples: i
 
 def bytes_moved(pass_name: str, layer: Mapping[str, Any], first: bool, calls: int, samples: int) -> int:
     """The least that is read and written, weights in each call and maps of each sample."""
-    counts = _POOLED_NORM if layer["pool"] else _MAPS.get(layer["kind"], _POINTWISE)
-    inputs, outputs = counts.get(pass_name, (0, 0))
-    if first and pass_name in _PAIRS:  # one product: its input, and the tangent or adjoint of its output
+    inputs, outputs = _counts(layer).get(pass_name, (0, 0))
+    if (
+        first and pass_name in _PAIRS and "given_size" not in layer
+    ):  # one product: its input, and the tangent or adjoint of its output
         inputs, outputs = 1, 1
     maps = inputs * _map(layer, layer["inputs"], layer["in_size"], dense=first) + outputs * _map(
-        layer, layer["outputs"], layer["out_size"]
+        layer, layer["outputs"], layer.get("given_size", layer["out_size"])
     )
     weights = _weights(layer) * (2 if pass_name in _PAIRS and not first else 1)
     return NUMBER * (maps * samples + weights * calls)
+
+
+def _counts(layer: Mapping[str, Any]) -> Counts:
+    if "given_size" in layer:
+        return _POOLED_STEM if layer["pool"] else _STEM
+    return _POOLED_NORM if layer["pool"] else _MAPS.get(layer["kind"], _POINTWISE)
 
 
 def _multiply_adds(layer: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ import torch
 
 from bench.contest import Entry, ours, seconds_of, sgemm, take_turns
 from bench.environment import machine
-from bench.layer_costs import bytes_moved, name_of, operations
+from bench.layer_costs import bytes_moved, joined, name_of, operations
 from bench.operations import necessary
 from bench.problem import CASES
 from fastmaml import _core
@@ -116,7 +116,7 @@ def _profile(plan: Plan, sample: tuple[int, ...], step: Callable[[], Any], calls
         wall = sum(seconds_of(step) for _ in range(calls)) / calls
     finally:
         _core.set_profiling(False)
-    layers = core_model(plan, sample).layers()
+    layers = joined(core_model(plan, sample).layers())
     rows = [_row(layers, found, calls) for found in _core.profile()]
     return sorted(rows, key=lambda row: PASSES.index(row.pass_name)), wall
 

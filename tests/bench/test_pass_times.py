@@ -11,7 +11,7 @@ from torch import nn
 pytest.importorskip("fastmaml._core", reason="the compiled core is not installed")
 
 from bench import pass_times
-from bench.layer_costs import bytes_moved, operations
+from bench.layer_costs import bytes_moved, joined, name_of, operations
 from bench.pass_times import PASSES, Profile, measure
 from bench.problem import CASES, Problem, images
 from fastmaml import _core
@@ -40,7 +40,7 @@ def test_what_one_step_does_is_what_is_necessary(monkeypatch):
     assert {row.pass_name for row in profile.rows} == set(PASSES)
     assert all(row.seconds > 0 and row.calls > 0 for row in profile.rows)
     text = "\n".join(profile.lines())
-    assert "0 conv 2→4 8×8" in text
+    assert "0 conv + batch norm + relu + pool 2→4 8×8" in text
     assert "1 batch norm + relu + pool 4→4 8×8" in text
     assert "operations done / necessary: 1.000" in text
 
@@ -63,6 +63,16 @@ def test_operations_and_bytes_by_hand():
     weights = 3 * 9 * 32  # outputs padded to 64 bytes
     assert bytes_moved("forward", CONV, False, calls=2, samples=5) == 4 * (5 * 16 * (16 + 32) + 2 * weights)
     assert bytes_moved("forward", CONV, True, calls=2, samples=5) == 4 * (5 * 16 * (3 + 32) + 2 * weights)
+
+
+def test_a_convolution_and_the_norm_after_it_are_one_layer_of_the_size_they_give():
+    norm = {"kind": "batch_norm", "relu": True, "pool": True, "out_size": (2, 2)}
+    one = joined([{**CONV, "stem": True}, norm])[0]
+    assert name_of(one) == "conv + batch norm + relu + pool 3→20 4×4"
+    data, output, weights = 16 * 3, 4 * 32, 3 * 9 * 32
+    assert bytes_moved("forward", one, True, calls=1, samples=5) == 4 * (5 * (data + 3 * output) + weights)
+    assert operations("forward", one, True, samples=5) == operations("forward", CONV, True, samples=5)
+    assert joined([{**CONV, "stem": False}, norm])[0] == {**CONV, "stem": False}
 
 
 def test_the_clock_is_off_unless_it_is_wanted(monkeypatch):
