@@ -25,6 +25,8 @@ class Conv:
     Args:
         inputs, outputs: channels. height, width: of the input. kernel, step, pad: of the window.
         weight, bias: offsets of its parameters in the flat vector; bias −1 where there is none.
+        appended: how many of the outputs, the last ones, are no product but a parameter's own elements.
+        append: offset of that parameter.
     """
 
     inputs: int
@@ -36,6 +38,8 @@ class Conv:
     pad: int
     weight: int
     bias: int
+    appended: int = 0
+    append: int = -1
 
     @property
     def out_height(self) -> int:
@@ -51,6 +55,8 @@ class Conv:
         return {
             **{"CI": self.inputs, "CO": self.outputs, "H": self.height, "W": self.width, "OH": self.out_height},
             **{"OW": self.out_width, "K": self.kernel, "STEP": self.step, "PAD": self.pad},
+            **{"ROWS": self.outputs - self.appended, "BIAS": self.bias >= 0},
+            "APPEND": self.append - max(self.bias, 0),
         }
 
     def splits(self, samples: int, precision: str) -> int:
@@ -74,7 +80,7 @@ class Conv:
         _forward_kernel[grid](
             x, _at(first, self.weight), x if x_dot is None else x_dot, _at(second, self.weight),
             _at(first, self.bias), y, _stride(first), _stride(second), _stride(first), samples, **self.shape,
-            BIAS=self.bias >= 0, PAIRS=pairs, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
+            PAIRS=pairs, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
         )  # fmt: skip
 
     def backward(
@@ -99,7 +105,7 @@ class Conv:
             lead, x, _at(theta, self.weight), y_bar, x if x_dot is None else x_dot, _at(other, self.weight),
             lead if x_bar is None else x_bar, _at(gradient, self.weight), _at(gradient, self.bias), _stride(theta),
             _stride(other), gradient.stride(0), gradient.shape[2], samples, weight_tiles, **self.shape, SPLITS=splits,
-            BIAS=self.bias >= 0, WEIGHT_PAIRS=2 if x_dot is not None else 1,
+            WEIGHT_PAIRS=2 if x_dot is not None else 1,
             INPUT_PAIRS=0 if x_bar is None else 1 + tangent, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
         )  # fmt: skip
 

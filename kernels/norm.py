@@ -68,7 +68,7 @@ def _affine(flat, stride, task, channel, SCALE: tl.constexpr, SHIFT: tl.constexp
     return scale, shift
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "N"])
 def _forward_kernel(
     y, theta, stride, out, means, rs, N, eps, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr,
     POOL: tl.constexpr, NORM: tl.constexpr, SCALE: tl.constexpr, SHIFT: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -121,7 +121,7 @@ def _selected(
     return chosen
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "direction_stride", "N"])
 def _tangent_kernel(
     y, y_dot, theta, direction, stride, direction_stride, out_dot, means, rs, alongs, N, C: tl.constexpr,
     H: tl.constexpr, W: tl.constexpr, P: tl.constexpr, POOL: tl.constexpr, NORM: tl.constexpr, SCALE: tl.constexpr,
@@ -209,7 +209,7 @@ def _cotangents(
     return place, there, hat, hat_dot, c, c_dot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "direction_stride", "split_stride", "SIZE", "N"])
 def _backward_kernel(
     y, y_dot, out_bar, out_bar_dot, theta, direction, stride, direction_stride, y_bar, y_bar_dot, gradient, means, rs,
     alongs, split_stride, SIZE, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr,
