@@ -36,8 +36,13 @@ class CudaGraph:
         self._device, self._graph = device, torch.cuda.CUDAGraph()
 
     def capture(self, body: Callable[[], None]) -> None:
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            body()
+        with torch.cuda.device(self._device):
+            before = torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    body()
+            finally:
+                torch.cuda.set_stream(before)  # which a capture that fails does not put back
 
     def replay(self) -> None:
         with torch.cuda.device(self._device):
@@ -51,7 +56,7 @@ def capture_obstacle(maml: MAML, optimizer: Optimizer, scheduler: LRScheduler | 
         return f"the parameters are on {parameter.device}, and CUDA graphs are of CUDA devices"
     if not maml.engine.capturable:
         return f"engine {maml.engine.name!r} waits for the device; 'gpu' does not"
-    if maml.meta_loss.__func__ is not MAML.meta_loss:  # type: ignore[attr-defined]
+    if getattr(maml.meta_loss, "__func__", None) is not MAML.meta_loss:
         return f"{type(maml).__name__} has a meta_loss of its own"
     return _optimizer_obstacle(optimizer, scheduler) or _hooks_obstacle(maml, optimizer)
 
@@ -78,8 +83,9 @@ class CapturedStep:
     """A MetaStep whose batches of one form are recorded and replayed.
 
     The first two steps of a form launch one by one, which compiles kernels and makes the optimizer's state; then the
-    step is recorded. All three do the same arithmetic. Batches with weights take the uncaptured step, as does one
-    whose loss, meta-gradient or labels are not in order: that says what is wrong, and the parameters are as before.
+    step is recorded. All three do the same arithmetic. The uncaptured step takes batches with weights, those that the
+    engine leaves to another one, and one whose loss, meta-gradient or labels are not in order: it says what is wrong,
+    and the parameters are as before.
 
     Args:
         step: what is done to a batch that cannot be recorded, and with what optimizer and bounds.
@@ -88,6 +94,7 @@ class CapturedStep:
 
     def __init__(self, step: MetaStep, graph_of: Callable[[torch.device], Graph] = CudaGraph) -> None:
         self.maml, self._step, self._graph_of = step.maml, step, graph_of
+        self._engine = self.maml.engine.name  # another one that takes over may not be capturable
         self._key: tuple[Any, ...] = ()
         self._record: _Record | None = None
 
@@ -96,18 +103,9 @@ class CapturedStep:
         if batch.support.weights is not None or batch.query.weights is not None:
             return self._step(batch, meanwhile)
         record = self._recorded(batch)
-        if not record.started:
-            fine = record.start(batch)
-            if fine and meanwhile is not None:
-                meanwhile()
-        else:
-            record.run(batch)
-            if meanwhile is not None:
-                meanwhile()
-            fine = record.is_fine()
-            if not fine:
-                record.undo()
-        if not fine:
+        if record is None:
+            return self._step(batch, meanwhile)
+        if not record.run(batch, meanwhile):
             self.clear()
             return self._step(batch)
         if self._step.scheduler is not None:
@@ -119,11 +117,11 @@ class CapturedStep:
         self._key, self._record = (), None
         self._step.clear()
 
-    def _recorded(self, batch: TaskBatch) -> _Record:
+    def _recorded(self, batch: TaskBatch) -> _Record | None:
         key = self._key_of(batch)
-        if self._record is None or key != self._key:
-            self.maml.admit(batch)
-            self._key, self._record = key, _Record(self._step, batch, self._graph_of)
+        if key != self._key:
+            taken = self.maml.admit(batch).name == self._engine
+            self._key, self._record = key, _Record(self._step, batch, self._graph_of) if taken else None
         return self._record
 
     def _key_of(self, batch: TaskBatch) -> tuple[Any, ...]:
@@ -160,54 +158,67 @@ class _Record:
         self._runs = 0
         self.loss, self.accuracy = 0.0, None if not self._classes else 0.0
 
-    @property
-    def started(self) -> bool:
-        return self._runs > 0
-
-    def start(self, batch: TaskBatch) -> bool:
-        """The first step: looks at its results before it changes anything; whether they were in order."""
-        self._take(batch)
-        self._differentiate()
-        if not self.is_fine():
+    def run(self, batch: TaskBatch, meanwhile: Callable[[], None] | None) -> bool:
+        """Takes a step; False, with everything as before, where its loss, gradient or labels are not in order."""
+        for own, given in zip(_tensors(self._batch), _tensors(batch), strict=True):
+            own.copy_(given)
+        if self._runs == 0:
+            return self._start(meanwhile)
+        self._launch()
+        if meanwhile is not None:
+            meanwhile()
+        if not self._is_fine():
+            torch._foreach_copy_(self._live, self._before)
             return False
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*capturable=True.*")  # that it is not yet captured
-            self._update()
-        state = self._step.optimizer.state
-        parameters = [p for group in self._step.optimizer.param_groups for p in group["params"]]
-        self._live = [p.detach() for p in parameters]
-        self._live += [value for p in parameters for value in state[p].values() if isinstance(value, Tensor)]
-        self._before = [torch.empty_like(tensor) for tensor in self._live]
-        self._runs = 1
+        self._runs += 1
         return True
 
-    def run(self, batch: TaskBatch) -> None:
-        """A further step; nothing waits for the device."""
-        self._take(batch)
-        self._runs += 1
-        if self._runs == 2:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*capturable=True.*")
-                self._body()
+    def _start(self, meanwhile: Callable[[], None] | None) -> bool:
+        """The first step looks at its results before it changes anything, as there is no optimizer's state yet."""
+        try:
+            self._differentiate()
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError):  # the uncaptured step finds an engine that can, or says what is wrong
+            return False
+        if not self._is_fine():
+            return False
+        _without_warning(self._update)
+        parameters = [p for group in self._step.optimizer.param_groups for p in group["params"]]
+        states = [self._step.optimizer.state.get(p, {}) for p in parameters]
+        self._live = [p.detach() for p in parameters]
+        self._live += [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        self._before = [torch.empty_like(tensor) for tensor in self._live]
+        self._runs = 1
+        if meanwhile is not None:
+            meanwhile()
+        return True
+
+    def _launch(self) -> None:
+        """One step; nothing waits for the device, but once for what is recorded."""
+        if self._runs == 1:
+            _without_warning(self._body)
             return
         if self._graph is None:
-            self._graph = self._graph_of(self._results.device)
-            self._graph.capture(self._body)
+            self._graph = self._captured()
         self._graph.replay()
 
-    def is_fine(self) -> bool:
+    def _captured(self) -> Graph:
+        graph = self._graph_of(self._results.device)
+        try:
+            graph.capture(self._body)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            warnings.warn(f"a meta-step could not be captured and is launched one by one: {error}", stacklevel=2)
+            return _Launches(self._body)
+        return graph
+
+    def _is_fine(self) -> bool:
         """Waits for the results; whether loss, gradient and labels were in order."""
         self.loss, accuracy, fine = self._results.tolist()
         self.accuracy = accuracy if self._classes else None
-        return fine == 1
-
-    def undo(self) -> None:
-        """Takes the last step back, bit for bit."""
-        torch._foreach_copy_(self._live, self._before)
-
-    def _take(self, batch: TaskBatch) -> None:
-        for own, given in zip(_tensors(self._batch), _tensors(batch), strict=True):
-            own.copy_(given)
+        return bool(fine == 1)
 
     def _body(self) -> None:
         self._differentiate()
@@ -234,6 +245,26 @@ class _Record:
     def _update(self) -> None:
         self._step.clip()
         self._step.optimizer.step()
+
+
+class _Launches:
+    """In place of a graph that could not be made."""
+
+    def __init__(self, body: Callable[[], None]) -> None:
+        self._body = body
+
+    def capture(self, body: Callable[[], None]) -> None:
+        self._body = body
+
+    def replay(self) -> None:
+        _without_warning(self._body)
+
+
+def _without_warning(body: Callable[[], None]) -> None:
+    """Without torch's, that an optimizer made with capturable=True is not being captured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*capturable=True.*")
+        body()
 
 
 def _tensors(batch: TaskBatch) -> tuple[Tensor, ...]:

@@ -234,11 +234,12 @@ class MAML(nn.Module):
         outputs = without_padding(result.query_outputs, batch.query.weights)
         return loss, result.gradient, self._lr_gradient(state, result), result.query_losses, outputs
 
-    def admit(self, batch: TaskBatch) -> None:
-        """Raises TypeError or ValueError, as `meta_loss`, for a batch that it does not take."""
+    def admit(self, batch: TaskBatch) -> Engine:
+        """The engine that takes a batch. Raises TypeError or ValueError, as `meta_loss`."""
         state = self._current()
-        state.admit(batch)
+        found, _ = state.admit(batch)
         _check_adapts(state, self.steps)
+        return found[0]
 
     def wired_parameters(self) -> list[Tensor]:
         """The parameters that get a gradient; a learned inner lr is the last."""

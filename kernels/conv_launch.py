@@ -70,10 +70,14 @@ class Conv:
     ) -> None:  # fmt: skip
         """y = x ⋆ w + b at theta [P] or [T, P]; with a direction [T, P] instead ẏ = x ⋆ ẇ + ẋ ⋆ w + ḃ (ẋ None: zero).
 
-        x: [T, N, inputs, height, width]; y [T, N, outputs, …] is written whole.
+        x: [T, N, inputs, height, width]; y [T, N, outputs, …] is written whole. With one θ for all tasks it is one
+        ordinary convolution of T · N samples.
         """
         tasks, samples = x.shape[:2]
+        if theta.dim() == 1 and direction is None:
+            tasks, samples = 1, tasks * samples
         bm, bn, bk = TILES[precision]
+        bm = _tile(samples * self.out_height * self.out_width, bm)
         first = theta if direction is None else direction
         second, pairs = (theta, 2) if x_dot is not None else (first, 1)
         grid = (triton.cdiv(samples * self.out_height * self.out_width, bm), triton.cdiv(self.outputs, bn), tasks)
@@ -93,6 +97,7 @@ class Conv:
         """
         tasks, samples = x.shape[:2]
         bm, bn, bk = TILES[precision]
+        bm = _tile(samples * self.height * self.width, bm)
         tangent = y_bar_dot is not None
         lead = y_bar if y_bar_dot is None else y_bar_dot
         other = theta if direction is None else direction
@@ -108,6 +113,11 @@ class Conv:
             WEIGHT_PAIRS=2 if x_dot is not None else 1,
             INPUT_PAIRS=0 if x_bar is None else 1 + tangent, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
         )  # fmt: skip
+
+
+def _tile(positions: int, most: int) -> int:
+    """Positions of a tile: no more than there are, as late layers of small images have few."""
+    return max(16, min(most, int(triton.next_power_of_2(positions))))
 
 
 def _at(flat: Tensor, offset: int) -> Tensor:

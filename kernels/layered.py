@@ -17,6 +17,9 @@ from .losses import cotangent
 from .mlp_launch import Data, MetaResult
 from .norm_launch import Unit
 
+MAX_TASKS = 65535
+"""Programs that a GPU takes in the second and third dimension of a grid."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -168,6 +171,11 @@ class Layered:
         return gradient, product
 
     def _passes(self, data: Data, tangents: bool) -> Passes:
+        if len(data.x) > MAX_TASKS:
+            raise ValueError(
+                f"tasks: given {len(data.x)} at a time; kernels of single layers take at most {MAX_TASKS}: "
+                "take fewer and accumulate gradients"
+            )
         return Passes(self.stages, self.loss, self.precision, data, tangents)
 
     def _gradient(self, data: Data) -> Tensor:

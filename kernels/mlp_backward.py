@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .mlp_forward import DERIVATIVE, HAT, LINEAR_BAR, Y_BAR, R
+from .mlp_forward import DERIVATIVE, HAT, LINEAR_BAR, Y_BAR, R, projected
 from .tiles import THIN, bias_places, dot, emit, load_tile, rows_of, store_tile
 
 
@@ -121,8 +121,7 @@ def _through_norm(
     if NET[L + 5] >= 0:
         scale = tl.load(target[0] + NET[L + 5] + o, mask=inside, other=0.0)
     g = scale[None, :] * bar
-    mean, along = tl.sum(g, 0) / count, tl.sum(hat * g, 0) / count
-    inner = g - mean[None, :] - hat * along[None, :]
+    inner, along = projected(g, hat, count)
     x_bar = tl.where(real[:, None], r[None, :] * inner, 0.0)
     x_bar_dot = tl.zeros_like(x_bar)
     scale_bar_dot = tl.zeros_like(r)
@@ -132,8 +131,8 @@ def _through_norm(
         g_dot = scale[None, :] * bar_dot
         if NET[L + 5] >= 0:
             g_dot += tl.load(direction + NET[L + 5] + o, mask=inside, other=0.0)[None, :] * bar
-        along_dot = tl.sum(hat_dot * g + hat * g_dot, 0) / count
-        moved = g_dot - (tl.sum(g_dot, 0) / count)[None, :] - hat_dot * along[None, :] - hat * along_dot[None, :]
+        moved, _ = projected(g_dot, hat, count)
+        moved -= hat_dot * along[None, :] + hat * (tl.sum(hat_dot * g, 0) / count)[None, :]
         x_bar_dot = tl.where(real[:, None], r_dot[None, :] * inner + r[None, :] * moved, 0.0)
         scale_bar_dot = tl.sum(bar_dot * hat + bar * hat_dot, 0)
     if NET[L + 5] >= 0:

@@ -100,6 +100,13 @@ def forward_block(
 
 
 @triton.jit
+def projected(g, hat, count):
+    """g − m(g) − x̂ m(x̂ g) of g [N, o], and m(x̂ g): batch norm's derivative but for r, and its own transpose."""
+    along = tl.sum(hat * g, 0) / count
+    return g - (tl.sum(g, 0) / count)[None, :] - hat * along[None, :], along
+
+
+@triton.jit
 def _normalise(
     y,
     y_dot,
@@ -132,8 +139,7 @@ def _normalise(
         y += tl.load(theta + NET[L + 6] + o, mask=inside, other=0.0)[None, :]
     if TANGENT:
         y_dot = tl.where(real[:, None], y_dot, 0.0)
-        along = tl.sum(hat * y_dot, 0) / count
-        moved = y_dot - (tl.sum(y_dot, 0) / count)[None, :] - hat * along[None, :]
+        moved, along = projected(y_dot, hat, count)
         hat_dot = tl.where(real[:, None], r[None, :] * moved, 0.0)
         store_tile(own + (DERIVATIVE + HAT) * SIZE, rows, o, OUT, hat_dot, real, inside)
         tl.store(own + R * SIZE + OUT + o, -r * r * along, mask=inside)

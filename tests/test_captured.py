@@ -5,6 +5,8 @@ import torch
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.captured import CapturedStep, capture_obstacle
+from fastmaml.engines import get
+from fastmaml.engines.reference import ReferenceEngine
 from fastmaml.nonfinite import NonFiniteStep
 from fastmaml.step import MetaStep
 from fastmaml.tasks import Sinusoid, TaskStream
@@ -158,6 +160,37 @@ def test_labels_out_of_range_get_the_usual_error(call, monkeypatch):
     with pytest.raises(ValueError, match="given label 3 for sample 2 of task 1"):
         step(given[call])
     assert same(parameters(maml), before)
+
+
+def test_a_capture_that_fails_is_told_and_the_steps_are_launched():
+    class Failing(Tape):
+        def capture(self, body):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    maml, other = regression(engine="reference"), regression(engine="reference")
+    step, plain = CapturedStep(MetaStep(maml, adam(maml)), Failing), MetaStep(other, adam(other))
+    given = batches(Sinusoid(3, 2), 5)
+    with pytest.warns(UserWarning, match="could not be captured and is launched one by one: operation not permitted"):
+        [step(batch) for batch in given]
+    [plain(batch) for batch in given]
+    assert same(parameters(maml), parameters(other))
+
+
+def test_an_engine_that_fails_leaves_the_step_to_another():
+    class Failing(ReferenceEngine):
+        name = "failing"
+
+        def meta_gradient(self, *arguments):
+            raise RuntimeError("maps of this size are not taken")
+
+    maml, other = regression(), regression(engine="functional")
+    maml._current().choice.engines = [Failing(), get("functional")]
+    step, plain = CapturedStep(MetaStep(maml, adam(maml)), Tape), MetaStep(other, adam(other))
+    for batch in batches(Sinusoid(3, 2), 5):
+        step(batch)
+        plain(batch)
+    assert same(parameters(maml), parameters(other))
+    assert maml.engine.name == "functional"
 
 
 def test_weights_take_the_plain_step():
