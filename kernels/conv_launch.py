@@ -11,6 +11,9 @@ from torch import Tensor
 from .conv import _backward_kernel, _forward_kernel
 
 OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+BACKWARD: dict[str, Any] = {**OPTIONS, "num_warps": 8}
+"""With four warps its registers spill."""
+
 TILES = {"ieee": (64, 32, 16), "tf32": (64, 64, 32), "tf32x3": (64, 32, 32), "bf16": (64, 64, 32)}
 """Positions, channels and terms of the inner sum of a tile, by precision."""
 
@@ -111,7 +114,7 @@ class Conv:
             lead if x_bar is None else x_bar, _at(gradient, self.weight), _at(gradient, self.bias), _stride(theta),
             _stride(other), gradient.stride(0), gradient.shape[2], samples, weight_tiles, **self.shape, SPLITS=splits,
             WEIGHT_PAIRS=2 if x_dot is not None else 1,
-            INPUT_PAIRS=0 if x_bar is None else 1 + tangent, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
+            INPUT_PAIRS=0 if x_bar is None else 1 + tangent, BM=bm, BN=bn, BK=bk, PRECISION=precision, **BACKWARD,
         )  # fmt: skip
 
 

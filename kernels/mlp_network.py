@@ -10,6 +10,9 @@ from .mlp_forward import ARRAYS
 TILE = 32
 """Most features of a tile."""
 
+NARROW = 64
+"""Features from which on a layer takes tiles of `TILE`, whatever that pads."""
+
 INNER = {"ieee": 16, "tf32": 32, "tf32x3": 32, "bf16": 32}
 """Terms that a product sums at a time, by precision. Float32 products are unrolled into registers: no more fit."""
 
@@ -54,6 +57,11 @@ def padded(size: int, least: int = 16) -> int:
     return max(least, 1 << (size - 1).bit_length())
 
 
+def tile(width: int) -> int:
+    """Features that a product takes at a time: of narrow layers as few as pad least, which leaves registers too."""
+    return 16 if width < NARROW and width % TILE and width % TILE <= 16 else min(TILE, padded(width))
+
+
 def network(
     blocks: Sequence[Block], samples: int, loss: str, weighted: bool, precision: str
 ) -> tuple[int | float | str | bool, ...]:
@@ -69,7 +77,7 @@ def network(
     found: list[int | float | str | bool] = [rows, len(blocks), loss, weighted, INNER[precision], chunk, precision]
     for block in blocks:
         bias, scale, shift = (-1 if offset is None else offset for offset in (block.bias, block.scale, block.shift))
-        tiles = min(TILE, padded(block.outputs)), min(TILE, padded(block.inputs)), padded(block.outputs)
+        tiles = tile(block.outputs), tile(block.inputs), padded(block.outputs)
         found += [block.inputs, block.outputs, block.weight, bias, block.norm, scale, shift, float(block.eps)]
         found += [block.activation, place, *tiles, block.outputs - block.appended]
         found += [bias >= 0 or block.append >= 0, block.append - max(bias, 0)]
