@@ -1,4 +1,4 @@
-"""python -m bench.gpu: the meta-gradient on a GPU, parity first, ours against the rivals in one run.
+"""python -m bench.gpu: the meta-gradient on a GPU, parity first, ours against the rivals in one run; a training run.
 
 Torch's contestants are timed with CUDA events over calls without a wait between them; JAX, which has its own streams,
 by the clock over calls that end in block_until_ready. Ours is timed twice: replayed as a CUDA graph, and launched
@@ -6,7 +6,11 @@ kernel by kernel as the engine is called.
 
 Deep networks of ReLU and max-pooling have samples within rounding of a kink, where float32 may take either branch: a
 contestant may then err, against float64, twice as much as eager PyTorch in float32 does ("eager_error").
-Results go to bench/results/<gpu>.json.
+
+Kernels are compiled first, all cases at a time in processes of their own. Then ours is measured on every case, then
+the training run, then the rivals as far as the time goes; each result is written, to bench/results/<gpu>.json, as soon
+as it is there. Nothing is downloaded that is not asked for: learn2learn's source is looked for in
+XDG_CACHE_HOME/fastmaml, and Omniglot in --data or FASTMAML_DATA.
 """
 
 from __future__ import annotations
@@ -14,12 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,21 @@ from torch import Tensor
 
 from bench import gpu_count, rivals
 from bench.contest import Entry, allowed, enter, flat, relative_error, truth
+from bench.gpu_machine import ROOT, by_clock, by_events, facts, peaks
+from bench.gpu_training import omniglot_run
 from bench.problem import CASES, Problem, sinusoid
 from fastmaml import SecondOrder, TaskBatch
 from fastmaml.batch import Samples
+from fastmaml.captured import CudaGraph
 
 NAMES = ("sinusoid-1", "sinusoid-5", "sinusoid-65536", "omniglot-5way", "functorch-omniglot", "mini-imagenet-1shot")
 RIVALS = ("learn2learn", "loop", "torch_func", "torch_compile", "jax_jit")
 RESULTS = Path(__file__).parent / "results"
+FIRST_CALL = 60
+"""Seconds that a rival's first call may take, compilation included."""
+
+JAX_PRECISION = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
+"""JAX's names for torch's precisions; its own default is TF32 where there are tensor cores."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,52 +55,134 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not torch.cuda.is_available():
         raise SystemExit("bench.gpu needs a GPU that torch can use; `python -m bench.gpu --count` needs none")
-    torch.set_float32_matmul_precision(options.precision)
-    torch.backends.cudnn.allow_tf32 = options.precision != "highest"
+    _set_precision(options.precision)
+    if options.compile:
+        _launched(_inputs(options.case[0])[0])()
+        torch.cuda.synchronize()
+        return
+    _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     end = time.monotonic() + options.minutes * 60
-    result: dict[str, Any] = {**_facts(), "precision": options.precision, **_peaks(), "cases": {}}
+    result: dict[str, Any] = {**facts(), "precision": options.precision}
+    result["seconds_of_compilation"] = _compile(options.case, options.precision)
+    result |= peaks()
     for key, value in result.items():
         print(f"{key}: {value}", flush=True)
-    for name in options.case:
-        result["cases"][name] = _measure(name, options.rivals, end, result)
-        _write(result)
+    result["cases"] = {}
+    write = lambda: _write(result, options.out)  # noqa: E731
+    contests = [contest for name in options.case if (contest := _Contest.open(name, result)) is not None]
+    for contest in contests:
+        contest.ours()
+        write()
+    if options.iterations:
+        result["omniglot_run"] = _guarded(lambda: omniglot_run(options.data, options.iterations))
+        print(f"\nomniglot_run: {result['omniglot_run']}", flush=True)
+        write()
+    for contest in contests:
+        print(f"\n{contest.name}, rivals", flush=True)
+        for rival in () if contest.name == "sinusoid-65536" else options.rivals:
+            contest.rival(rival, end)
+            write()
 
 
-def _measure(name: str, names: Sequence[str], end: float, peaks: dict[str, Any]) -> dict[str, Any]:
-    problem, reference, eager = _problem(name)
-    tolerance = allowed(eager)
-    counted = gpu_count.count(problem)
-    found: dict[str, Any] = {"operations": counted.operations, "launches": counted.launches, "bytes": counted.bytes}
-    found["eager_error"] = eager
-    print(f"\n{name}: {counted.operations / 1e9:.3f} GFLOP, {counted.launches} launches", flush=True)
-    steps = {"graph": lambda: _graphed(problem), "launched": lambda: _launched(problem)}
-    entries = [_own(f"fastmaml {kind}", prepare, reference, tolerance) for kind, prepare in steps.items()]
-    for rival in () if name == "sinusoid-65536" else names:
-        if time.monotonic() > end:
-            entries.append(Entry(rival, obstacle="not measured: the time is up"))
-            continue
-        entries.append(enter(rival, problem, reference, tolerance))
-    for entry in entries:
+def _set_precision(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = JAX_PRECISION[precision]  # read when JAX is imported
+
+
+def _compile(names: Sequence[str], precision: str) -> float:
+    """Fills Triton's cache on disk with the kernels of all cases, each in a process; seconds that took."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "bench.gpu", "--compile", "--precision", precision, "--case"]
+    running = [subprocess.Popen([*command, name], cwd=ROOT, stderr=subprocess.DEVNULL) for name in names]
+    for process in running:
+        process.wait()  # one that fails will fail again where it is measured, and be told there
+    return time.perf_counter() - start
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
+    """What it gives, or that it failed: one case must not take the others with it."""
+    try:
+        return call()
+    except Exception as error:
+        traceback.print_exc()
+        return {"obstacle": f"failed: {type(error).__name__}: {error}"}
+
+
+class _Contest:
+    """One case: its right answer, and who has been measured on it."""
+
+    def __init__(self, name: str, result: dict[str, Any]) -> None:
+        self.name, self.peaks = name, result
+        self.problem, self.reference, self.eager = _problem(name)
+        self.counted = gpu_count.count(self.problem)
+        self.found: dict[str, Any] = {
+            "operations": self.counted.operations,
+            "launches": self.counted.launches,
+            "bytes": self.counted.bytes,
+            "eager_error": self.eager,
+        }
+        result["cases"][name] = self.found
+
+    @classmethod
+    def open(cls, name: str, result: dict[str, Any]) -> _Contest | None:
+        opened = _guarded(lambda: cls(name, result))
+        if isinstance(opened, _Contest):
+            return opened
+        result["cases"][name] = opened
+        return None
+
+    def ours(self) -> None:
+        counted = self.counted
+        print(f"\n{self.name}: {counted.operations / 1e9:.3f} GFLOP, {counted.launches} launches", flush=True)
+        for kind, prepare in (("graph", _graphed), ("launched", _launched)):
+            self._measure(_own(f"fastmaml {kind}", lambda p=prepare: p(self.problem), self.reference, self.tolerance))  # type: ignore[misc]
+
+    def rival(self, name: str, end: float) -> None:
+        left = end - time.monotonic()
+        if left < 5:
+            self._measure(Entry(name, obstacle="not measured: the time is up"))
+        else:
+            self._measure(enter(name, self.problem, self.reference, self.tolerance, min(left, FIRST_CALL)))
+
+    @property
+    def tolerance(self) -> float:
+        return allowed(self.eager)
+
+    def _measure(self, entry: Entry) -> None:
         if entry.step is not None and entry.obstacle is None:
-            clock = _by_clock if entry.name == "jax_jit" else _by_events
-            entry.turns = clock(entry.step)
-        found[entry.name] = _told(entry, counted, peaks)
-        print(f"  {entry.name:20} {found[entry.name]}", flush=True)
+            clock = by_clock if entry.name == "jax_jit" else by_events
+            try:
+                entry.turns = clock(entry.step)
+            except Exception as error:  # as on the first call
+                entry.obstacle = f"failed: {type(error).__name__}: {error}"
+        self.found[entry.name] = _told(entry, self.counted, self.peaks)
+        if entry.name.startswith("jax") and "jax" in sys.modules:
+            self.found[entry.name]["backend"] = sys.modules["jax"].default_backend()  # "cpu" where JAX has no GPU
+        print(f"  {entry.name:20} {self.found[entry.name]}", flush=True)
         entry.step = None
-    torch.cuda.empty_cache()
-    return found
+        torch.cuda.empty_cache()
 
 
 def _problem(name: str) -> tuple[Problem, Tensor, float]:
     """On the GPU, its meta-gradient by the reference in float64 (of many equal parts, of one), and float32's error."""
+    problem, part = _inputs(name)
+    return problem, *truth(part)
+
+
+def _inputs(name: str) -> tuple[Problem, Problem]:
+    """On the GPU, the problem and one of the same meta-gradient with fewer tasks."""
     device = torch.device("cuda")
     if name != "sinusoid-65536":
         problem = CASES[name]().on(device)
-        return problem, *truth(problem)
+        return problem, problem
     part = sinusoid(1, tasks=256).on(device)
     sets = (part.batch.support, part.batch.query)
     batch = TaskBatch(*(Samples(s.x.repeat(256, 1, 1), s.y.repeat(256, 1, 1)) for s in sets))
-    return Problem(name, part.network, batch, 1, part.lr, part.loss), *truth(part)
+    return Problem(name, part.network, batch, 1, part.lr, part.loss), part
 
 
 def _launched(problem: Problem) -> Callable[[], tuple[Any, Sequence[Any]]]:
@@ -107,18 +200,13 @@ def _launched(problem: Problem) -> Callable[[], tuple[Any, Sequence[Any]]]:
 
 def _graphed(problem: Problem) -> Callable[[], tuple[Any, Sequence[Any]]]:
     """The engine's launches, captured once; nothing is allocated or waited for when they are replayed."""
-    step, stream = _launched(problem), torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        step()  # compiles
-        step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer = step()
+    step, graph, answers = _launched(problem), CudaGraph(torch.device("cuda", torch.cuda.current_device())), []
+    step()  # compiles
+    graph.capture(lambda: answers.append(step()))
 
     def replay() -> tuple[Any, Sequence[Any]]:
         graph.replay()
-        return answer
+        return answers[0]  # type: ignore[no-any-return]
 
     return replay
 
@@ -138,38 +226,6 @@ def _own(name: str, prepare: Callable[[], Callable[[], Any]], reference: Tensor,
     return entry
 
 
-def _by_events(call: Callable[[], Any], turns: int = 7, seconds: float = 0.4) -> list[float]:
-    """Seconds of a call, one median of each turn; as many calls a turn as fill it."""
-    for _ in range(3):
-        call()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def of(calls: int) -> float:
-        begin.record()  # type: ignore[no-untyped-call]
-        for _ in range(calls):
-            call()
-        end.record()  # type: ignore[no-untyped-call]
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3 / calls
-
-    calls = max(1, min(1000, int(seconds / turns / of(1))))
-    return [of(calls) for _ in range(turns)]
-
-
-def _by_clock(call: Callable[[], Any], turns: int = 7, seconds: float = 0.4) -> list[float]:
-    call()
-    start = time.perf_counter()
-    call()
-    calls = max(1, min(1000, int(seconds / turns / (time.perf_counter() - start))))
-    found = []
-    for _ in range(turns):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        found.append((time.perf_counter() - start) / calls)
-    return found
-
-
 def _told(entry: Entry, counted: gpu_count.Count, peaks: dict[str, Any]) -> dict[str, Any]:
     if entry.seconds is None:
         return {"obstacle": entry.obstacle, "error": entry.error}
@@ -183,32 +239,10 @@ def _told(entry: Entry, counted: gpu_count.Count, peaks: dict[str, Any]) -> dict
     }
 
 
-def _peaks() -> dict[str, float]:
-    """Of this GPU, at the precision in force: products of 8192² matrices, copies of a gibibyte."""
-    a, b = (torch.rand(8192, 8192, device="cuda") for _ in range(2))
-    source = torch.empty(2**28, device="cuda")
-    target = torch.empty_like(source)
-    product = statistics.median(_by_events(lambda: torch.mm(a, b)))
-    copy = statistics.median(_by_events(lambda: target.copy_(source)))
-    return {"matmul_operations_per_second": 2 * 8192**3 / product, "copy_bytes_per_second": 2 * 2**30 / copy}
-
-
-def _facts() -> dict[str, str]:
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {}
-    for package in ("torch", "triton", "jax"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"gpu": torch.cuda.get_device_name(), "date": date, "commit": git.stdout.strip() or "unknown", **versions}
-
-
-def _write(result: dict[str, Any]) -> None:
-    RESULTS.mkdir(exist_ok=True)
+def _write(result: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     name = "-".join(str(result["gpu"]).lower().split()) + f"-{result['precision']}.json"
-    (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (folder / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _print_counts(names: Sequence[str]) -> None:
@@ -229,7 +263,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--case", nargs="+", choices=NAMES, default=list(NAMES), help="what to measure")
     parser.add_argument("--rivals", nargs="*", choices=rivals.NAMES, default=list(RIVALS), help="against whom")
     parser.add_argument("--precision", choices=("highest", "high", "medium"), default="highest", help="as torch's")
-    parser.add_argument("--minutes", type=float, default=6, help="after which no further rival is begun")
+    parser.add_argument("--data", help="folder that holds Omniglot [default: the environment variable FASTMAML_DATA]")
+    parser.add_argument("--iterations", type=int, default=60_000, help="of the training run; 0 leaves it out")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result [default: bench/results]")
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--minutes", type=float, default=7, help="after which no further rival is begun")
     parser.add_argument("--count", action="store_true", help="count operations, launches and bytes; needs no GPU")
     return parser
 

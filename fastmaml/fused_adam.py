@@ -29,7 +29,7 @@ class FusedAdam:
     def step(self) -> bool:
         """Takes the step; False, with nothing done, where `optimizer.step()` has to do it."""
         optimizer = self.optimizer
-        if type(optimizer) is not Adam or "step" in optimizer.__dict__ or _hooked(optimizer):
+        if type(optimizer) is not Adam or "step" in optimizer.__dict__ or is_hooked(optimizer):
             return False
         lists = self._collected
         if lists is None or optimizer.state is not lists.state or optimizer.param_groups is not lists.groups:
@@ -102,7 +102,7 @@ def _is_plain(groups: list[dict[str, Any]]) -> bool:
     return not any(group.get(name) for name in others)
 
 
-def _hooked(optimizer: Optimizer) -> bool:
+def is_hooked(optimizer: Optimizer) -> bool:
     """Whether someone wants to be told of a step."""
     return bool(
         optimizer._optimizer_step_pre_hooks

@@ -63,6 +63,7 @@ class InnerLrOf:
         adapted = torch.tensor([float(slot.adapted) for slot in plan.slots], dtype=like.dtype, device=like.device)
         self.plan = plan
         self.mask = _spread(adapted, plan)  # [P]
+        self.slot_of = _spread(torch.arange(len(plan.slots), device=like.device), plan)  # [P]
         values = _spread(torch.tensor(rates, dtype=like.dtype, device=like.device), plan)
         self.fixed = InnerLr(torch.where(self.mask > 0, values, 0))
 
@@ -71,7 +72,7 @@ class InnerLrOf:
         values = inner_lr.detach().to(self.mask)
         uniform = values.numel() == len(self.plan.slots)
         if uniform:
-            values = _spread(values, self.plan)
+            values = values[self.slot_of]  # not repeat_interleave, which waits for the device
         return InnerLr(torch.where(self.mask > 0, values, 0), uniform, learned=True)
 
     def gradient(self, of_values: Tensor, inner_lr: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fastmaml import nonfinite
 from fastmaml.batch import TaskBatch
+from fastmaml.captured import CapturedStep
 from fastmaml.evaluation import Evaluation, evaluate, placed
 from fastmaml.interrupts import Interrupts
 from fastmaml.kept_loop import KeptLoop
@@ -19,6 +20,7 @@ from fastmaml.run_folder import RunFolder
 from fastmaml.run_state import RunState
 from fastmaml.step import MetaStep
 from fastmaml.tasks import TaskSource
+from fastmaml.tasks.ahead import Ahead
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Loop(KeptLoop):
         self,
         schedule: Schedule,
         state: RunState,
-        step: MetaStep,
+        step: MetaStep | CapturedStep,
         folder: RunFolder | None,
         log: RunLog,
         progress: Progress,
@@ -87,7 +89,7 @@ class Loop(KeptLoop):
         while counters.iteration < schedule.iterations and self.interrupts.signal is None:
             batch = placed(next(stream), parameter)
             try:
-                loss, accuracy = self.step(batch)
+                loss, accuracy = self.step(batch, self._draw_ahead)
             except NonFiniteStep as error:
                 raise self._failure(error, batch) from None
             counters.add(loss, accuracy)
@@ -96,6 +98,12 @@ class Loop(KeptLoop):
         self.step.clear()
         self.progress.draw(counters.iteration)
         self._end()
+
+    def _draw_ahead(self) -> None:
+        """Draws the next meta-batch, if there is to be one, where the stream can."""
+        stream = self.state.stream
+        if isinstance(stream, Ahead) and self.state.counters.iteration + 1 < self.schedule.iterations:
+            stream.draw()
 
     def _record(self, iteration: int) -> None:
         schedule = self.schedule

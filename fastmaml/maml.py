@@ -234,6 +234,34 @@ class MAML(nn.Module):
         outputs = without_padding(result.query_outputs, batch.query.weights)
         return loss, result.gradient, self._lr_gradient(state, result), result.query_losses, outputs
 
+    def admit(self, batch: TaskBatch) -> Engine:
+        """The engine that takes a batch. Raises TypeError or ValueError, as `meta_loss`."""
+        state = self._current()
+        found, _ = state.admit(batch)
+        _check_adapts(state, self.steps)
+        return found[0]
+
+    def wired_parameters(self) -> list[Tensor]:
+        """The parameters that get a gradient; a learned inner lr is the last."""
+        wired = self._current().wired_parameters
+        return [*wired] if self.inner_lr is None else [*wired, self.inner_lr]
+
+    def unchecked_meta_gradient(self, batch: TaskBatch) -> tuple[MetaGradient, list[Tensor]]:
+        """What the first engine gives for a batch of a form that was admitted, without waiting for the device.
+
+        Returns:
+            its answer, and the gradient of each of `wired_parameters`.
+        """
+        state = self._current()
+        with _no_graph():
+            flat, lr = state.flatten(state.parameters), self._lr(state, self.inner_lr)
+            engine = state.choice.engines[0]
+            found = engine.meta_gradient(state.plan, flat, lr, batch, self.steps, self.rule)
+            pieces = list(state.plan.unflatten(found.gradient).values())
+            gradients = [pieces[index] for index in state.wired]
+            of_lr = self._lr_gradient(state, found)
+        return found, gradients if of_lr is None else [*gradients, of_lr]
+
     def learned_slots(self) -> list[int]:
         """What compiled code asks for: the indices of the parameters that get a gradient."""
         return self._current().wired

@@ -99,7 +99,11 @@ class RunState:
         check_tensors(path, state["model"], self.model.state_dict())
         check_settings(path, state["settings"], self.settings)
         try:
+            rates = [group["lr"] for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                if isinstance(rate, Tensor):  # which checkpoints bring back on the CPU
+                    group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             self.stream.load_state_dict(state["stream"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fastmaml.batch import TaskBatch
 from fastmaml.engines.base import Accumulated
-from fastmaml.fused_adam import FusedAdam
+from fastmaml.fused_adam import FusedAdam, is_hooked
 from fastmaml.maml import MAML
 from fastmaml.metrics import task_accuracies
 from fastmaml.nonfinite import NonFiniteStep
+
+__all__ = ["MetaStep", "is_hooked"]
 
 
 class MetaStep:
@@ -45,9 +48,11 @@ class MetaStep:
         held = [p for group in optimizer.param_groups for p in group["params"]]
         self._parameters = list({id(p): p for p in [*held, *maml.parameters()]}.values())
 
-    def __call__(self, batch: TaskBatch) -> tuple[float, float | None]:
+    def __call__(self, batch: TaskBatch, meanwhile: Callable[[], None] | None = None) -> tuple[float, float | None]:
         """Takes the step. It leaves its gradients where they are, for the next one to overwrite; see `clear`.
 
+        Args:
+            meanwhile: called before the results are waited for.
         Returns:
             the mean query loss before the update, and the mean query accuracy (None for regression).
         Raises:
@@ -62,6 +67,8 @@ class MetaStep:
         if self.scheduler is not None:
             self.scheduler.step()
         accuracies = None if done.query_outputs is None else task_accuracies(done.query_outputs, batch.query)
+        if meanwhile is not None:
+            meanwhile()
         return done.loss.item(), None if accuracies is None else accuracies.mean().item()
 
     def clear(self) -> None:
@@ -75,10 +82,11 @@ class MetaStep:
             bad = [name for name, p in self._named if p.grad is not None and not p.grad.isfinite().all()]
             self.clear()
             raise NonFiniteStep(done.query_losses, bad if done.loss.isfinite() else ())
-        self._clip()
+        self.clip()
         return done
 
-    def _clip(self) -> None:
+    def clip(self) -> None:
+        """Bounds the gradients."""
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters, self.clip_value)
         if self.clip_norm is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastmaml.captured import CapturedStep, capture_obstacle
 from fastmaml.evaluation import Evaluation
 from fastmaml.interrupts import Interrupts
 from fastmaml.logs import RunLog, check_tensorboard
@@ -23,6 +25,7 @@ from fastmaml.run_folder import RunFolder
 from fastmaml.run_state import RunState, plain
 from fastmaml.step import MetaStep
 from fastmaml.tasks import TaskSource
+from fastmaml.tasks.ahead import Ahead
 from fastmaml.trainer_arguments import (
     check_bounds,
     check_counts,
@@ -100,6 +103,10 @@ class Trainer:
         validation: when and on what to evaluate; the best network is kept as best.safetensors.
         progress: draw a progress bar on stderr.
         config: plain data to keep in the checkpoints, e.g. the options of a recipe.
+        capture: record the meta-step, the optimizer's included, as a CUDA graph and replay it. None does so where it
+            can be done, and warns with the reason where a model on a CUDA device cannot have it; True raises
+            ValueError with that reason; False leaves it. `explain()` says what was decided. The next meta-batch is
+            then drawn while the device works.
 
     Raises:
         TypeError, ValueError: for an argument that is not allowed, naming it.
@@ -127,6 +134,7 @@ class Trainer:
         validation: Validation | None = None,
         progress: bool = True,
         config: Mapping[str, Any] | None = None,
+        capture: bool | None = None,
     ) -> None:
         check_counts(iterations=iterations, meta_batch=meta_batch, log_every=log_every)
         check_counts(checkpoint_every=checkpoint_every, keep=keep)
@@ -140,11 +148,21 @@ class Trainer:
         self.schedule = Schedule(iterations, meta_batch, log_every, checkpoint_every, validation)
         self.log_dir = None if log_dir is None else Path(log_dir)
         self.resume, self.keep, self.tensorboard, self.progress = resume, keep, tensorboard, progress
-        self._step = MetaStep(maml, optimizer, scheduler, clip_value, clip_norm)
+        step = MetaStep(maml, optimizer, scheduler, clip_value, clip_norm)
+        self._uncaptured = _uncaptured(capture, maml, optimizer, scheduler)
+        self._step = step if self._uncaptured is not None else CapturedStep(step)
         settings = {"meta_batch": meta_batch, "seed": seed, "clip_value": clip_value, "clip_norm": clip_norm}
         settings |= settings_of(maml, optimizer, scheduler)
         stream = open_stream(source, meta_batch, seed)
+        if self._uncaptured is None:
+            stream = Ahead(stream)
         self._state = RunState(maml, optimizer, scheduler, stream, plain(settings), {**(config or {})})
+
+    def explain(self) -> str:
+        """Which engine runs the model, and whether meta-steps are captured as a CUDA graph; each with the reason."""
+        captured = self._uncaptured is None
+        line = "meta-steps are captured as a CUDA graph" if captured else f"not captured: {self._uncaptured}"
+        return f"{self._step.maml.explain()}\n{line}"
 
     def run(self) -> TrainResult:
         """Trains until the last iteration or a signal.
@@ -183,3 +201,17 @@ class Trainer:
         stack.callback(progress.close)
         interrupts = stack.enter_context(Interrupts())
         return Loop(schedule, self._state, self._step, folder, log, progress, interrupts)
+
+
+def _uncaptured(capture: bool | None, maml: MAML, optimizer: Optimizer, scheduler: LRScheduler | None) -> str | None:
+    """Why meta-steps are not captured; None where they are."""
+    if capture not in (None, True, False):
+        raise TypeError(f"capture: given {capture!r}; allowed are True, False, and None for wherever it can be done")
+    if capture is False:
+        return "capture=False"
+    obstacle = capture_obstacle(maml, optimizer, scheduler)
+    if obstacle is not None and capture:
+        raise ValueError(f"capture: given True, but {obstacle}")
+    if obstacle is not None and next(maml.model.parameters()).device.type == "cuda":
+        warnings.warn(f"meta-steps are launched one by one, not captured as a CUDA graph: {obstacle}", stacklevel=3)
+    return obstacle

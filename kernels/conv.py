@@ -7,15 +7,15 @@ them. A tangent is a sum of two products, so each kernel takes up to two pairs o
 import triton
 import triton.language as tl
 
-from .tiles import dot
+from .tiles import bias_places, dot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["w_stride", "w2_stride", "bias_stride", "N"])
 def _forward_kernel(
     x, w, x2, w2, bias, y, w_stride, w2_stride, bias_stride, N, CI: tl.constexpr, CO: tl.constexpr, H: tl.constexpr,
     W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, PAD: tl.constexpr,
-    BIAS: tl.constexpr, PAIRS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, BIAS: tl.constexpr, APPEND: tl.constexpr, PAIRS: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """y = x ⋆ w (+ x2 ⋆ w2) (+ bias): [BM positions, BN outputs] of one task."""
     task = tl.program_id(2).to(tl.int64)
@@ -34,11 +34,12 @@ def _forward_kernel(
             v = ow[:, None] * STEP - PAD + kw[None, :]
             mask = inside[:, None] & (ci < CI)[None, :] & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             left = tl.load(maps + (n[:, None] * CI + ci[None, :]) * (H * W) + h * W + v, mask=mask, other=0.0)
-            mask = (ci < CI)[:, None] & (co < CO)[None, :]
+            mask = (ci < CI)[:, None] & (co < ROWS)[None, :]
             right = tl.load(weights + co[None, :] * (CI * K * K) + r[:, None], mask=mask, other=0.0)
             acc = dot(left, right, acc, PRECISION)
-    if BIAS:
-        acc += tl.load(bias + task * bias_stride + co, mask=co < CO, other=0.0)[None, :]
+    if BIAS or ROWS < CO:
+        places, added = bias_places(co, ROWS, CO, BIAS, APPEND)
+        acc += tl.load(bias + task * bias_stride + places, mask=added, other=0.0)[None, :]
     place = (n[:, None] * CO + co[None, :]) * (OH * OW) + (oh * OW + ow)[:, None]
     tl.store(y + task * N * CO * OH * OW + place, acc, mask=inside[:, None] & (co < CO)[None, :])
 
@@ -47,7 +48,7 @@ def _forward_kernel(
 def _input_tile(
     tile, task, y_bar, w, y_bar2, w2, x_bar, w_stride, w2_stride, N, CI: tl.constexpr, CO: tl.constexpr,
     H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr,
-    PAD: tl.constexpr, PAIRS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PAD: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """x̄ = ȳ ⋆ᵀ w (+ ȳ2 ⋆ᵀ w2): [BM positions of the input, BN input channels]."""
@@ -70,7 +71,7 @@ def _input_tile(
             mask = mask & (up % STEP == 0) & (left % STEP == 0)
             bar = tl.load(bars + (n[:, None] * CO + co[None, :]) * (OH * OW) + oh * OW + ow, mask=mask, other=0.0)
             place = (co[:, None] * CI + ci[None, :]) * (K * K) + (kh * K + kw)[:, None]
-            weight = tl.load(weights + place, mask=(co < CO)[:, None] & (ci < CI)[None, :], other=0.0)
+            weight = tl.load(weights + place, mask=(co < ROWS)[:, None] & (ci < CI)[None, :], other=0.0)
             acc = dot(bar, weight, acc, PRECISION)
     place = (n[:, None] * CI + ci[None, :]) * (H * W) + (h * W + v)[:, None]
     tl.store(x_bar + task * N * CI * H * W + place, acc, mask=inside[:, None] & (ci < CI)[None, :])
@@ -80,8 +81,8 @@ def _input_tile(
 def _weight_tile(
     tile, task, y_bar, x, y_bar2, x2, gradient, bias_gradient, split_stride, SIZE, N, CI: tl.constexpr,
     CO: tl.constexpr, H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr, K: tl.constexpr,
-    STEP: tl.constexpr, PAD: tl.constexpr, SPLITS: tl.constexpr, BIAS: tl.constexpr, PAIRS: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    STEP: tl.constexpr, PAD: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr, APPEND: tl.constexpr,
+    SPLITS: tl.constexpr, PAIRS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """w̄ = ȳᵀ x (+ ȳ2ᵀ x2): [BN outputs, BN of (ci, kh, kw)], over every SPLITS-th chunk of BK positions."""
     blocks = tl.cdiv(CI * K * K, BN)
@@ -105,23 +106,24 @@ def _weight_tile(
             mask = (n < N)[:, None] & (ci < CI)[None, :] & (h >= 0) & (h < H) & (v >= 0) & (v < W)
             value = tl.load(maps + (n[:, None] * CI + ci[None, :]) * (H * W) + h * W + v, mask=mask, other=0.0)
             acc = dot(bar, value, acc, PRECISION)
-            if BIAS and pair == 0:
+            if (BIAS or ROWS < CO) and pair == 0:
                 sums += tl.sum(bar, 1)
             start += BK * SPLITS
     own = split * split_stride + task * SIZE
-    mask = (co < CO)[:, None] & (ci < CI)[None, :]
+    mask = (co < ROWS)[:, None] & (ci < CI)[None, :]
     tl.store(gradient + own + co[:, None] * (CI * K * K) + r[None, :], acc, mask=mask)
-    if BIAS:
-        tl.store(bias_gradient + own + co, sums, mask=(co < CO) & (tile % blocks == 0))
+    if BIAS or ROWS < CO:
+        places, added = bias_places(co, ROWS, CO, BIAS, APPEND)
+        tl.store(bias_gradient + own + places, sums, mask=added & (tile % blocks == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["w_stride", "w2_stride", "split_stride", "SIZE", "N", "weight_tiles"])
 def _backward_kernel(
     y_bar, x, w, y_bar2, x2, w2, x_bar, gradient, bias_gradient, w_stride, w2_stride, split_stride, SIZE, N,
     weight_tiles, CI: tl.constexpr, CO: tl.constexpr, H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr,
-    OW: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, PAD: tl.constexpr, SPLITS: tl.constexpr,
-    BIAS: tl.constexpr, WEIGHT_PAIRS: tl.constexpr, INPUT_PAIRS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, PRECISION: tl.constexpr,
+    OW: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, PAD: tl.constexpr, ROWS: tl.constexpr,
+    BIAS: tl.constexpr, APPEND: tl.constexpr, SPLITS: tl.constexpr, WEIGHT_PAIRS: tl.constexpr,
+    INPUT_PAIRS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weight gradient and input gradient in one launch: the first `weight_tiles` programs of a task do the former."""
     task = tl.program_id(1).to(tl.int64)
@@ -129,10 +131,10 @@ def _backward_kernel(
     if tile < weight_tiles:
         _weight_tile(
             tile, task, y_bar, x, y_bar2, x2, gradient, bias_gradient, split_stride, SIZE, N, CI, CO, H, W, OH, OW, K,
-            STEP, PAD, SPLITS, BIAS, WEIGHT_PAIRS, BN, BK, PRECISION,
+            STEP, PAD, ROWS, BIAS, APPEND, SPLITS, WEIGHT_PAIRS, BN, BK, PRECISION,
         )  # fmt: skip
     elif INPUT_PAIRS > 0:
         _input_tile(
             tile - weight_tiles, task, y_bar, w, y_bar2, w2, x_bar, w_stride, w2_stride, N, CI, CO, H, W, OH, OW, K,
-            STEP, PAD, INPUT_PAIRS, BM, BN, BK, PRECISION,
+            STEP, PAD, ROWS, INPUT_PAIRS, BM, BN, BK, PRECISION,
         )  # fmt: skip

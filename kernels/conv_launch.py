@@ -11,6 +11,9 @@ from torch import Tensor
 from .conv import _backward_kernel, _forward_kernel
 
 OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+BACKWARD: dict[str, Any] = {**OPTIONS, "num_warps": 8}
+"""With four warps its registers spill."""
+
 TILES = {"ieee": (64, 32, 16), "tf32": (64, 64, 32), "tf32x3": (64, 32, 32), "bf16": (64, 64, 32)}
 """Positions, channels and terms of the inner sum of a tile, by precision."""
 
@@ -25,6 +28,8 @@ class Conv:
     Args:
         inputs, outputs: channels. height, width: of the input. kernel, step, pad: of the window.
         weight, bias: offsets of its parameters in the flat vector; bias −1 where there is none.
+        appended: how many of the outputs, the last ones, are no product but a parameter's own elements.
+        append: offset of that parameter.
     """
 
     inputs: int
@@ -36,6 +41,8 @@ class Conv:
     pad: int
     weight: int
     bias: int
+    appended: int = 0
+    append: int = -1
 
     @property
     def out_height(self) -> int:
@@ -51,6 +58,8 @@ class Conv:
         return {
             **{"CI": self.inputs, "CO": self.outputs, "H": self.height, "W": self.width, "OH": self.out_height},
             **{"OW": self.out_width, "K": self.kernel, "STEP": self.step, "PAD": self.pad},
+            **{"ROWS": self.outputs - self.appended, "BIAS": self.bias >= 0},
+            "APPEND": self.append - max(self.bias, 0),
         }
 
     def splits(self, samples: int, precision: str) -> int:
@@ -64,17 +73,21 @@ class Conv:
     ) -> None:  # fmt: skip
         """y = x ⋆ w + b at theta [P] or [T, P]; with a direction [T, P] instead ẏ = x ⋆ ẇ + ẋ ⋆ w + ḃ (ẋ None: zero).
 
-        x: [T, N, inputs, height, width]; y [T, N, outputs, …] is written whole.
+        x: [T, N, inputs, height, width]; y [T, N, outputs, …] is written whole. With one θ for all tasks it is one
+        ordinary convolution of T · N samples.
         """
         tasks, samples = x.shape[:2]
+        if theta.dim() == 1 and direction is None:
+            tasks, samples = 1, tasks * samples
         bm, bn, bk = TILES[precision]
+        bm = _tile(samples * self.out_height * self.out_width, bm)
         first = theta if direction is None else direction
         second, pairs = (theta, 2) if x_dot is not None else (first, 1)
         grid = (triton.cdiv(samples * self.out_height * self.out_width, bm), triton.cdiv(self.outputs, bn), tasks)
         _forward_kernel[grid](
             x, _at(first, self.weight), x if x_dot is None else x_dot, _at(second, self.weight),
             _at(first, self.bias), y, _stride(first), _stride(second), _stride(first), samples, **self.shape,
-            BIAS=self.bias >= 0, PAIRS=pairs, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
+            PAIRS=pairs, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
         )  # fmt: skip
 
     def backward(
@@ -87,6 +100,7 @@ class Conv:
         """
         tasks, samples = x.shape[:2]
         bm, bn, bk = TILES[precision]
+        bm = _tile(samples * self.height * self.width, bm)
         tangent = y_bar_dot is not None
         lead = y_bar if y_bar_dot is None else y_bar_dot
         other = theta if direction is None else direction
@@ -99,9 +113,14 @@ class Conv:
             lead, x, _at(theta, self.weight), y_bar, x if x_dot is None else x_dot, _at(other, self.weight),
             lead if x_bar is None else x_bar, _at(gradient, self.weight), _at(gradient, self.bias), _stride(theta),
             _stride(other), gradient.stride(0), gradient.shape[2], samples, weight_tiles, **self.shape, SPLITS=splits,
-            BIAS=self.bias >= 0, WEIGHT_PAIRS=2 if x_dot is not None else 1,
-            INPUT_PAIRS=0 if x_bar is None else 1 + tangent, BM=bm, BN=bn, BK=bk, PRECISION=precision, **OPTIONS,
+            WEIGHT_PAIRS=2 if x_dot is not None else 1,
+            INPUT_PAIRS=0 if x_bar is None else 1 + tangent, BM=bm, BN=bn, BK=bk, PRECISION=precision, **BACKWARD,
         )  # fmt: skip
+
+
+def _tile(positions: int, most: int) -> int:
+    """Positions of a tile: no more than there are, as late layers of small images have few."""
+    return max(16, min(most, int(triton.next_power_of_2(positions))))
 
 
 def _at(flat: Tensor, offset: int) -> Tensor:

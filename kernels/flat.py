@@ -9,10 +9,12 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
+SUM_ROWS, SUM_BLOCK = 32, 32
+"""Rows and elements that a program of a sum loads at a time: many rows, as one after the other would only wait."""
 OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["source_stride", "split_stride", "size"])
 def _update_kernel(
     source, source_stride, parts, split_stride, inner_lr, target, direction, size, MODE: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -52,40 +54,41 @@ def update(source: Tensor, parts: Tensor, inner_lr: Tensor, target: Tensor, dire
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "count", "split_stride"])
 def _sum_kernel(
     parts, less, total, mask, share, size, count, split_stride, MASKED: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
-    acc = tl.zeros((BLOCK,), tl.float32)
-    row = at.to(tl.int64)
-    done = 0
-    while done < count:
-        value = tl.load(parts + row, mask=inside, other=0.0)
+    acc = tl.zeros((ROWS, BLOCK), tl.float32)
+    start = 0
+    while start < count:
+        rows = start + tl.arange(0, ROWS)
+        place = rows.to(tl.int64)[:, None] * size + at[None, :]
+        there = (rows < count)[:, None] & inside[None, :]
+        value = tl.load(parts + place, mask=there, other=0.0)
         for split in tl.static_range(SPLITS):
-            value -= tl.load(less + split * split_stride + row, mask=inside, other=0.0)
+            value -= tl.load(less + split * split_stride + place, mask=there, other=0.0)
         acc += value
-        row += size
-        done += 1
-    acc = acc * share
+        start += ROWS
+    found = tl.sum(acc, 0) * share
     if MASKED:
-        acc = tl.where(tl.load(mask + at, mask=inside, other=0) > 0, acc, 0.0)
-    tl.store(total + at, acc, mask=inside)
+        found = tl.where(tl.load(mask + at, mask=inside, other=0) > 0, found, 0.0)
+    tl.store(total + at, found, mask=inside)
 
 
 def sum_rows(
     parts: Tensor, total: Tensor, share: float = 1.0, less: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """share · torch.sum(parts − less.sum(0), 0), zero where mask [P] is; rows in their order, whatever the device.
+    """share · torch.sum(parts − less.sum(0), 0), zero where mask [P] is; in the same order, whatever the device.
 
     parts: [G, P]; less: [S, G, P] or None; total: [P], written whole.
     """
     count, size = parts.shape
-    block = 128
-    _sum_kernel[(triton.cdiv(size, block),)](
+    _sum_kernel[(triton.cdiv(size, SUM_BLOCK),)](
         parts, parts if less is None else less, total, total if mask is None else mask, share, size, count,
-        0 if less is None else less.stride(0), mask is not None, 0 if less is None else less.shape[0], block, **OPTIONS,
+        0 if less is None else less.stride(0), mask is not None, 0 if less is None else less.shape[0], SUM_ROWS,
+        SUM_BLOCK, **OPTIONS,
     )  # fmt: skip
     return total

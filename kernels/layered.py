@@ -6,7 +6,7 @@ memory grows with the inner steps by parameter copies alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,6 +16,9 @@ from .flat import sum_rows, update
 from .losses import cotangent
 from .mlp_launch import Data, MetaResult
 from .norm_launch import Unit
+
+MAX_TASKS = 65535
+"""Programs that a GPU takes in the second and third dimension of a grid."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,28 @@ class Layered:
         return self._passes(Data(x, x), False).forward(fast).flatten(2)
 
     def hvp(self, fast: Tensor, support: Data, vectors: Tensor) -> Tensor:
+        return self.linearise(fast, support)[1](vectors)
+
+    def linearise(self, fast: Tensor, support: Data) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The gradient of each task's loss at fast [T, P], and vectors [T, P] ↦ products with its Hessian [T, P]."""
         passes, losses = self._passes(support, True), fast.new_empty(fast.shape[0])
         parts = self._gradient(support)
         passes.forward(fast)
         passes.backward(fast, losses, parts)
-        passes.product(fast, vectors, losses, parts)
-        return parts.sum(0)
+        gradient = parts.sum(0)
+
+        def product(vectors: Tensor) -> Tensor:
+            passes.product(fast, vectors, losses, parts)
+            return parts.sum(0)
+
+        return gradient, product
 
     def _passes(self, data: Data, tangents: bool) -> Passes:
+        if len(data.x) > MAX_TASKS:
+            raise ValueError(
+                f"tasks: given {len(data.x)} at a time; kernels of single layers take at most {MAX_TASKS}: "
+                "take fewer and accumulate gradients"
+            )
         return Passes(self.stages, self.loss, self.precision, data, tangents)
 
     def _gradient(self, data: Data) -> Tensor:

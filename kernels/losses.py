@@ -12,10 +12,40 @@ OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": 
 
 
 @triton.jit
-def loss_rows(outputs, derivative, y, rows, o, share, OUT: tl.constexpr, LOSS: tl.constexpr):
+def partners(o, OUT: tl.constexpr):
+    """Of a Gaussian's OUT outputs, means and then log_stds, the place of the other of the pair."""
+    return tl.where(o < OUT // 2, o + OUT // 2, o - OUT // 2)
+
+
+@triton.jit
+def _gaussian_rows(outputs, derivative, partner, partner_dot, y, rows, o, share, mask, OUT: tl.constexpr):
+    """See `fastmaml.losses.gaussian`; y: centre, spread, scale [N, OUT + 1]."""
+    HALF: tl.constexpr = OUT // 2
+    of_mean = (o < HALF)[None, :]
+    base = y + rows[:, None] * (OUT + 1)
+    dimension = tl.where(o < HALF, o, o - HALF)[None, :]
+    centre = tl.load(base + dimension, mask=mask, other=0.0)
+    spread = tl.load(base + HALF + dimension, mask=mask, other=0.0)
+    factor = tl.load(base + OUT + 0 * dimension, mask=mask, other=0.0) * share[:, None]
+    error = tl.where(of_mean, outputs, partner) - centre
+    error_dot = tl.where(of_mean, derivative, partner_dot)
+    log_std, log_std_dot = tl.where(of_mean, partner, outputs), tl.where(of_mean, partner_dot, derivative)
+    precision = tl.exp(-2.0 * log_std)
+    square = (spread + error * error) * precision
+    surprise = 0.9189385332046727 + log_std + 0.5 * square  # log(2π) / 2
+    loss = tl.sum(tl.sum(tl.where(of_mean & mask, factor * surprise, 0.0), 1))
+    bar = factor * tl.where(of_mean, error * precision, 1.0 - square)
+    mean_dot = precision * (error_dot - 2.0 * error * log_std_dot)
+    spread_dot = 2.0 * (square * log_std_dot - error * error_dot * precision)
+    return loss, bar, factor * tl.where(of_mean, mean_dot, spread_dot)
+
+
+@triton.jit
+def loss_rows(outputs, derivative, partner, partner_dot, y, rows, o, share, OUT: tl.constexpr, LOSS: tl.constexpr):
     """Of some rows [R, o] of outputs: their part of the loss, ȳ, and its derivative along that of the outputs.
 
-    y: targets [N, OUT] or int64 labels [N] of the task; share [R]: weight over the sum of weights, 0 for padding.
+    y: targets [N, OUT], of a Gaussian [N, OUT + 1], or int64 labels [N] of the task; share [R]: weight over the sum of
+    weights, 0 for padding; partner: of a Gaussian, the outputs at `partners`.
     """
     mask = (share > 0)[:, None] & (o < OUT)[None, :]
     if LOSS == "mse":
@@ -23,6 +53,20 @@ def loss_rows(outputs, derivative, y, rows, o, share, OUT: tl.constexpr, LOSS: t
         factor = (2.0 / OUT) * share[:, None]
         loss = tl.sum(tl.sum(error * error, 1) * share) / OUT
         bar, bar_dot = factor * error, factor * derivative
+    elif LOSS == "gaussian":
+        loss, bar, bar_dot = _gaussian_rows(outputs, derivative, partner, partner_dot, y, rows, o, share, mask, OUT)
+    elif LOSS == "categorical":
+        targets = tl.load(y + rows[:, None] * OUT + o[None, :], mask=mask, other=0.0)
+        outputs = tl.where((o < OUT)[None, :], outputs, float("-inf"))
+        shifted = outputs - tl.max(outputs, 1)[:, None]
+        powers = tl.exp(shifted)
+        sums = tl.sum(powers, 1)
+        p = powers / sums[:, None]
+        logs = tl.where(mask, targets * (shifted - tl.log(sums)[:, None]), 0.0)
+        loss = -tl.sum(tl.where(share > 0, tl.sum(logs, 1), 0.0) * share)
+        total = tl.sum(targets, 1)[:, None]
+        bar = share[:, None] * (total * p - targets)
+        bar_dot = share[:, None] * total * p * (derivative - tl.sum(p * derivative, 1)[:, None])
     else:
         labels = tl.load(y + rows, mask=share > 0, other=0)
         outputs = tl.where((o < OUT)[None, :], outputs, float("-inf"))
@@ -37,7 +81,7 @@ def loss_rows(outputs, derivative, y, rows, o, share, OUT: tl.constexpr, LOSS: t
     return loss, bar, bar_dot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loss_stride", "N", "y_stride"])
 def _loss_kernel(
     outputs, outputs_dot, y, weights, losses, loss_stride, bars, N, y_stride, OUT: tl.constexpr, PADDED: tl.constexpr,
     CHUNK: tl.constexpr, LOSS: tl.constexpr, WEIGHTED: tl.constexpr, TANGENT: tl.constexpr,
@@ -68,7 +112,15 @@ def _loss_kernel(
         dots = tl.zeros_like(values)
         if TANGENT:
             dots = tl.load(outputs_dot + place, mask=mask, other=0.0)
-        part, bar, bar_dot = loss_rows(values, dots, y + task * y_stride, rows, o, share, OUT, LOSS)
+        partner, partner_dot = values, dots
+        if LOSS == "gaussian":
+            other = (task * N + rows)[:, None] * OUT + partners(o, OUT)[None, :]
+            partner = tl.load(outputs + other, mask=mask, other=0.0)
+            if TANGENT:
+                partner_dot = tl.load(outputs_dot + other, mask=mask, other=0.0)
+        part, bar, bar_dot = loss_rows(
+            values, dots, partner, partner_dot, y + task * y_stride, rows, o, share, OUT, LOSS
+        )
         loss += part
         tl.store(bars + place, tl.where(mask, bar_dot if TANGENT else bar, 0.0), mask=inside)
         start += CHUNK

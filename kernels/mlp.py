@@ -83,7 +83,7 @@ def _reverse_sweep(
         step -= 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "steps", "n", "m", "features", "support_y_stride", "query_y_stride"])
 def _meta_kernel(
     theta, inner_lr, support_x, support_y, support_w, query_x, query_y, query_w, query_losses, outputs, step_losses,
     sums, lr_sums, copies, vectors, scratch, SIZE: tl.constexpr, SCRATCH, tasks, steps, n, m, features,
@@ -128,7 +128,7 @@ def _meta_kernel(
         task += tl.num_programs(0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["theta_stride", "tasks", "steps", "n", "features", "y_stride"])
 def _adapt_kernel(
     theta, theta_stride, inner_lr, x, y, weights, fast, losses, copies, scratch, SIZE: tl.constexpr, SCRATCH, tasks,
     steps, n, features, y_stride, NET: tl.constexpr, PADDED: tl.constexpr, FLAT: tl.constexpr,
@@ -147,7 +147,7 @@ def _adapt_kernel(
         task += tl.num_programs(0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "n", "features", "y_stride"])
 def _hvp_kernel(
     fast, vectors, x, y, weights, products, scratch, SIZE: tl.constexpr, SCRATCH, tasks, n, features, y_stride,
     NET: tl.constexpr, PADDED: tl.constexpr,
@@ -165,7 +165,7 @@ def _hvp_kernel(
         task += tl.num_programs(0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "n", "features"])
 def _predict_kernel(
     fast, x, outputs, scratch, SIZE: tl.constexpr, SCRATCH, tasks, n, features, NET: tl.constexpr, PADDED: tl.constexpr,
     FLAT: tl.constexpr,

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from .mlp_forward import DERIVATIVE, HAT, LINEAR_BAR, Y_BAR, R
-from .tiles import THIN, dot, emit, load_tile, rows_of, store_tile
+from .mlp_forward import DERIVATIVE, HAT, LINEAR_BAR, Y_BAR, R, projected
+from .tiles import THIN, bias_places, dot, emit, load_tile, rows_of, store_tile
 
 
 @triton.jit
@@ -54,6 +54,7 @@ def _through_units(
 ):
     """Activation, batch norm and bias: leaves the cotangent of x Wᵀ + b."""
     OUT: tl.constexpr = NET[L + 1]
+    BASE: tl.constexpr = max(NET[L + 3], 0)
     SIZE: tl.constexpr = NET[0] * OUT
     OUT_TILE: tl.constexpr = NET[L + 10]
     for start in range(0, OUT, OUT_TILE):
@@ -71,8 +72,9 @@ def _through_units(
         store_tile(own + LINEAR_BAR * SIZE, rows, o, OUT, bar, real, inside)
         if TANGENT:
             store_tile(own + (DERIVATIVE + LINEAR_BAR) * SIZE, rows, o, OUT, bar_dot, real, inside)
-        if NET[L + 3] >= 0:
-            emit(target, NET[L + 3] + o, inside, tl.sum(bar, 0), tl.sum(bar_dot, 0), MODE)
+        if NET[L + 14]:
+            places, added = bias_places(o, NET[L + 13], OUT, NET[L + 3] >= 0, NET[L + 15])
+            emit(target, BASE + places, added, tl.sum(bar, 0), tl.sum(bar_dot, 0), MODE)
 
 
 @triton.jit
@@ -119,8 +121,7 @@ def _through_norm(
     if NET[L + 5] >= 0:
         scale = tl.load(target[0] + NET[L + 5] + o, mask=inside, other=0.0)
     g = scale[None, :] * bar
-    mean, along = tl.sum(g, 0) / count, tl.sum(hat * g, 0) / count
-    inner = g - mean[None, :] - hat * along[None, :]
+    inner, along = projected(g, hat, count)
     x_bar = tl.where(real[:, None], r[None, :] * inner, 0.0)
     x_bar_dot = tl.zeros_like(x_bar)
     scale_bar_dot = tl.zeros_like(r)
@@ -130,8 +131,8 @@ def _through_norm(
         g_dot = scale[None, :] * bar_dot
         if NET[L + 5] >= 0:
             g_dot += tl.load(direction + NET[L + 5] + o, mask=inside, other=0.0)[None, :] * bar
-        along_dot = tl.sum(hat_dot * g + hat * g_dot, 0) / count
-        moved = g_dot - (tl.sum(g_dot, 0) / count)[None, :] - hat_dot * along[None, :] - hat * along_dot[None, :]
+        moved, _ = projected(g_dot, hat, count)
+        moved -= hat_dot * along[None, :] + hat * (tl.sum(hat_dot * g, 0) / count)[None, :]
         x_bar_dot = tl.where(real[:, None], r_dot[None, :] * inner + r[None, :] * moved, 0.0)
         scale_bar_dot = tl.sum(bar_dot * hat + bar * hat_dot, 0)
     if NET[L + 5] >= 0:
@@ -159,12 +160,12 @@ def _to_inputs(theta, direction, own, below, rows, real, NET: tl.constexpr, L: t
         for first in range(0, OUT, TILE):
             o = first + tl.arange(0, TILE)
             bar = load_tile(bars, rows, o, OUT, 1, real, o < OUT)
-            weight = load_tile(theta + NET[L + 2], o, i, IN, 1, o < OUT, i < IN)
+            weight = load_tile(theta + NET[L + 2], o, i, IN, 1, o < NET[L + 13], i < IN)
             acc = dot(bar, weight, acc, PRECISION)
             if TANGENT:
                 bar_dot = load_tile(bars + DERIVATIVE * SIZE, rows, o, OUT, 1, real, o < OUT)
                 acc_dot = dot(bar_dot, weight, acc_dot, PRECISION)
-                weight_dot = load_tile(direction + NET[L + 2], o, i, IN, 1, o < OUT, i < IN)
+                weight_dot = load_tile(direction + NET[L + 2], o, i, IN, 1, o < NET[L + 13], i < IN)
                 acc_dot = dot(bar, weight_dot, acc_dot, PRECISION)
         store_tile(below + Y_BAR * BELOW, rows, i, IN, acc, real, i < IN)
         if TANGENT:
@@ -207,7 +208,7 @@ def _to_weights(
                 product = tl.sum(bar_dot * column, 0)
                 if TANGENT and not FIRST:
                     product += tl.sum(bar * tl.load(x_dot + rows * IN + i, mask=real, other=0.0)[:, None], 0)
-                emit(target, NET[L + 2] + o * IN + i, inside, tl.sum(bar * column, 0), product, MODE)
+                emit(target, NET[L + 2] + o * IN + i, o < NET[L + 13], tl.sum(bar * column, 0), product, MODE)
         else:
             for start in range(0, IN, IN_TILE):
                 i = start + tl.arange(0, IN_TILE)
@@ -252,4 +253,4 @@ def _weight_tile(
             if not FIRST:
                 product = dot(bar, load_tile(x_dot, rows, i, IN, 1, real, i < IN), product, PRECISION)
     offsets = NET[L + 2] + o[:, None] * IN + i[None, :]
-    emit(target, offsets, (o < OUT)[:, None] & (i < IN)[None, :], gradient, product, MODE)
+    emit(target, offsets, (o < NET[L + 13])[:, None] & (i < IN)[None, :], gradient, product, MODE)

@@ -8,7 +8,7 @@ y = activation(norm(x Wᵀ + b)). All that a backward pass needs lies in scratch
 import triton
 import triton.language as tl
 
-from .tiles import THIN, dot, load_tile, store_tile, tanh
+from .tiles import THIN, bias_places, dot, load_tile, store_tile, tanh
 
 #: places of a block's arrays in scratch: outputs y, x̂, cotangents of x Wᵀ + b and of y; their derivatives; r and ṙ
 Y = tl.constexpr(0)
@@ -21,17 +21,16 @@ ARRAYS = 9
 
 #: NET, one flat constexpr tuple (`mlp_network.network` makes it): a header, then the fields of each block
 HEADER = tl.constexpr(7)
-FIELDS = tl.constexpr(13)
+FIELDS = tl.constexpr(16)
 
 
 @triton.jit
 def add_product(acc, x, weights, rows, real, o, NET: tl.constexpr, L: tl.constexpr):
     """acc [N, o] + x [N, IN] weights[o, IN]ᵀ."""
     IN: tl.constexpr = NET[L]
-    OUT: tl.constexpr = NET[L + 1]
     TILE: tl.constexpr = NET[4]
     PRECISION: tl.constexpr = NET[6]
-    inside = o < OUT
+    inside = o < NET[L + 13]
     if IN <= THIN:
         for i in tl.static_range(IN):
             column = tl.load(x + rows * IN + i, mask=real, other=0.0)
@@ -65,6 +64,7 @@ def forward_block(
     OUT: tl.constexpr = NET[L + 1]
     WEIGHT: tl.constexpr = NET[L + 2]
     BIAS: tl.constexpr = NET[L + 3]
+    BASE: tl.constexpr = max(BIAS, 0)
     NORM: tl.constexpr = NET[L + 4]
     ACTIVATION: tl.constexpr = NET[L + 8]
     SIZE: tl.constexpr = NET[0] * OUT
@@ -73,17 +73,18 @@ def forward_block(
     for start in range(0, OUT, OUT_TILE):
         o = start + tl.arange(0, OUT_TILE)
         inside = o < OUT
+        places, added = bias_places(o, NET[L + 13], OUT, BIAS >= 0, NET[L + 15])
         zeros = tl.zeros((rows.shape[0], OUT_TILE), tl.float32)
         y = add_product(zeros, x, theta + WEIGHT, rows, real, o, NET, L)
-        if BIAS >= 0:
-            y += tl.load(theta + BIAS + o, mask=inside, other=0.0)[None, :]
+        if NET[L + 14]:
+            y += tl.load(theta + BASE + places, mask=added, other=0.0)[None, :]
         y_dot = zeros
         if TANGENT:
             y_dot = add_product(y_dot, x, direction + WEIGHT, rows, real, o, NET, L)
             if not FIRST:
                 y_dot = add_product(y_dot, x_dot, theta + WEIGHT, rows, real, o, NET, L)
-            if BIAS >= 0:
-                y_dot += tl.load(direction + BIAS + o, mask=inside, other=0.0)[None, :]
+            if NET[L + 14]:
+                y_dot += tl.load(direction + BASE + places, mask=added, other=0.0)[None, :]
         if NORM:
             y, y_dot = _normalise(y, y_dot, theta, direction, own, rows, real, count, o, NET, L, SIZE, TANGENT)
         if ACTIVATION == "relu":
@@ -96,6 +97,13 @@ def forward_block(
         if TANGENT:
             store_tile(own + DERIVATIVE * SIZE, rows, o, OUT, y_dot, real, inside)
     tl.debug_barrier()
+
+
+@triton.jit
+def projected(g, hat, count):
+    """g − m(g) − x̂ m(x̂ g) of g [N, o], and m(x̂ g): batch norm's derivative but for r, and its own transpose."""
+    along = tl.sum(hat * g, 0) / count
+    return g - (tl.sum(g, 0) / count)[None, :] - hat * along[None, :], along
 
 
 @triton.jit
@@ -131,8 +139,7 @@ def _normalise(
         y += tl.load(theta + NET[L + 6] + o, mask=inside, other=0.0)[None, :]
     if TANGENT:
         y_dot = tl.where(real[:, None], y_dot, 0.0)
-        along = tl.sum(hat * y_dot, 0) / count
-        moved = y_dot - (tl.sum(y_dot, 0) / count)[None, :] - hat * along[None, :]
+        moved, along = projected(y_dot, hat, count)
         hat_dot = tl.where(real[:, None], r[None, :] * moved, 0.0)
         store_tile(own + (DERIVATIVE + HAT) * SIZE, rows, o, OUT, hat_dot, real, inside)
         tl.store(own + R * SIZE + OUT + o, -r * r * along, mask=inside)

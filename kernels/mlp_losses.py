@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .losses import loss_rows
+from .losses import loss_rows, partners
 from .mlp_forward import DERIVATIVE, Y_BAR
 
 
@@ -33,7 +33,13 @@ def loss_block(
         derivative = tl.zeros_like(outputs)
         if TANGENT:
             derivative = tl.load(own + DERIVATIVE * SIZE + offsets, mask=mask, other=0.0)
-        part, bar, bar_dot = loss_rows(outputs, derivative, y, rows, o, share, OUT, LOSS)
+        partner, partner_dot = outputs, derivative
+        if LOSS == "gaussian":
+            other = rows[:, None] * OUT + partners(o, OUT)[None, :]
+            partner = tl.load(own + other, mask=mask, other=0.0)
+            if TANGENT:
+                partner_dot = tl.load(own + DERIVATIVE * SIZE + other, mask=mask, other=0.0)
+        part, bar, bar_dot = loss_rows(outputs, derivative, partner, partner_dot, y, rows, o, share, OUT, LOSS)
         loss += part
         tl.store(own + Y_BAR * SIZE + offsets, bar, mask=mask)
         if TANGENT:

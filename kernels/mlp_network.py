@@ -10,6 +10,9 @@ from .mlp_forward import ARRAYS
 TILE = 32
 """Most features of a tile."""
 
+NARROW = 64
+"""Features from which on a layer takes tiles of `TILE`, whatever that pads."""
+
 INNER = {"ieee": 16, "tf32": 32, "tf32x3": 32, "bf16": 32}
 """Terms that a product sums at a time, by precision. Float32 products are unrolled into registers: no more fit."""
 
@@ -32,6 +35,8 @@ class Block:
         weight, bias: offsets of W [outputs, inputs] and b; bias None where there is none.
         norm: whether there is batch norm; scale, shift: offsets of its parameters, None where there are none.
         activation: "none", "relu" or "tanh".
+        appended: how many of the outputs, the last ones, are no features but a parameter's own elements.
+        append: offset of that parameter.
     """
 
     inputs: int
@@ -43,11 +48,18 @@ class Block:
     shift: int | None = None
     eps: float = 0.0
     activation: str = "none"
+    appended: int = 0
+    append: int = -1
 
 
 def padded(size: int, least: int = 16) -> int:
     """The power of two that holds `size`."""
     return max(least, 1 << (size - 1).bit_length())
+
+
+def tile(width: int) -> int:
+    """Features that a product takes at a time: of narrow layers as few as pad least, which leaves registers too."""
+    return 16 if width < NARROW and width % TILE and width % TILE <= 16 else min(TILE, padded(width))
 
 
 def network(
@@ -57,16 +69,18 @@ def network(
 
     First rows of scratch, number of blocks, loss, whether samples have weights, INNER, rows that the loss takes at a
     time, precision. Then of each block: in, out, weight, bias, norm, scale, shift, eps, activation, place in scratch
-    (in units of rows), tile of outputs, tile of inputs, outputs padded. Absent offsets are −1.
+    (in units of rows), tile of outputs, tile of inputs, outputs padded, rows of W, whether anything is added to
+    x Wᵀ, where the appended parameter lies from the bias on. Absent offsets are −1.
     """
     rows, place = padded(samples), 0
     chunk = max(1, min(rows, 4096 // padded(blocks[-1].outputs)))
     found: list[int | float | str | bool] = [rows, len(blocks), loss, weighted, INNER[precision], chunk, precision]
     for block in blocks:
         bias, scale, shift = (-1 if offset is None else offset for offset in (block.bias, block.scale, block.shift))
-        tiles = min(TILE, padded(block.outputs)), min(TILE, padded(block.inputs)), padded(block.outputs)
+        tiles = tile(block.outputs), tile(block.inputs), padded(block.outputs)
         found += [block.inputs, block.outputs, block.weight, bias, block.norm, scale, shift, float(block.eps)]
-        found += [block.activation, place, *tiles]
+        found += [block.activation, place, *tiles, block.outputs - block.appended]
+        found += [bias >= 0 or block.append >= 0, block.append - max(bias, 0)]
         place += ARRAYS * block.outputs
     return tuple(found)
 

@@ -68,7 +68,7 @@ def _affine(flat, stride, task, channel, SCALE: tl.constexpr, SHIFT: tl.constexp
     return scale, shift
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "N"])
 def _forward_kernel(
     y, theta, stride, out, means, rs, N, eps, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr,
     POOL: tl.constexpr, NORM: tl.constexpr, SCALE: tl.constexpr, SHIFT: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -121,7 +121,7 @@ def _selected(
     return chosen
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "direction_stride", "N"])
 def _tangent_kernel(
     y, y_dot, theta, direction, stride, direction_stride, out_dot, means, rs, alongs, N, C: tl.constexpr,
     H: tl.constexpr, W: tl.constexpr, P: tl.constexpr, POOL: tl.constexpr, NORM: tl.constexpr, SCALE: tl.constexpr,
@@ -209,7 +209,7 @@ def _cotangents(
     return place, there, hat, hat_dot, c, c_dot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride", "direction_stride", "split_stride", "SIZE", "N"])
 def _backward_kernel(
     y, y_dot, out_bar, out_bar_dot, theta, direction, stride, direction_stride, y_bar, y_bar_dot, gradient, means, rs,
     alongs, split_stride, SIZE, N, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr,
@@ -239,26 +239,41 @@ def _backward_kernel(
     COUNT: tl.constexpr = ((H + P - 1) // P) * ((W + P - 1) // P)
     zeros = tl.zeros((B,), tl.float32)
     sum_c, sum_hat_c, sum_dot, sum_hat_dot = zeros, zeros, zeros, zeros
-    start = 0
-    if NORM:
+    c_mean, c_along, dot_mean, dot_along = 0.0, 0.0, 0.0, 0.0
+    size = N * H * W
+    # first the sums that batch norm needs of all cotangents, then what becomes of each
+    for sweep in tl.static_range(0 if NORM else 1, 2):
+        start = 0
         while start < N * COUNT:
             n, oh, ow, real, whole = _windows(start, N, H, W, P, B)
             chosen = tl.zeros((B,), tl.int32)
             if POOL == "max":
                 chosen = _selected(y, n, oh, ow, real, mean, r, scale, shift, C, H, W, P, ACTIVATION, B)
             for i in tl.static_range(P * P):
-                _, _, hat, hat_dot, c, c_dot = _cotangents(
+                place, there, hat, hat_dot, c, c_dot = _cotangents(
                     y, y_dot, out_bar, out_bar_dot, n, oh, ow, real, whole, chosen, i, mean, r, mean_dot, along, scale,
                     shift, scale_dot, shift_dot, C, H, W, P, POOL, ACTIVATION, TANGENT,
                 )  # fmt: skip
-                sum_c += c
-                sum_hat_c += hat * c
-                sum_dot += c_dot
-                sum_hat_dot += hat_dot * c + hat * c_dot
+                if sweep == 0:
+                    sum_c += c
+                    sum_hat_c += hat * c
+                    sum_dot += c_dot
+                    sum_hat_dot += hat_dot * c + hat * c_dot
+                else:
+                    value, value_dot = c, c_dot
+                    if NORM:
+                        inner = c - c_mean - hat * c_along
+                        value = scale * r * inner
+                        moved = c_dot - dot_mean - hat_dot * c_along - hat * dot_along
+                        value_dot = scale * r * moved + scale_dot * r * inner - r * r * along * scale * inner
+                    if TANGENT:
+                        tl.store(y_bar_dot + base + place, value_dot, mask=there)
+                    else:
+                        tl.store(y_bar + base + place, value, mask=there)
             start += B
-    size = N * H * W
-    c_mean, c_along = tl.sum(sum_c) / size, tl.sum(sum_hat_c) / size
-    dot_mean, dot_along = tl.sum(sum_dot) / size, tl.sum(sum_hat_dot) / size
+        if sweep == 0:
+            c_mean, c_along = tl.sum(sum_c) / size, tl.sum(sum_hat_c) / size
+            dot_mean, dot_along = tl.sum(sum_dot) / size, tl.sum(sum_hat_dot) / size
     if NORM:
         for split in tl.static_range(SPLITS):
             own = gradient + split * split_stride + task * SIZE + channel
@@ -267,25 +282,3 @@ def _backward_kernel(
                 tl.store(own + SCALE, share * (dot_along if TANGENT else c_along))
             if SHIFT >= 0:
                 tl.store(own + SHIFT, share * (dot_mean if TANGENT else c_mean))
-    start = 0
-    while start < N * COUNT:
-        n, oh, ow, real, whole = _windows(start, N, H, W, P, B)
-        chosen = tl.zeros((B,), tl.int32)
-        if POOL == "max":
-            chosen = _selected(y, n, oh, ow, real, mean, r, scale, shift, C, H, W, P, ACTIVATION, B)
-        for i in tl.static_range(P * P):
-            place, there, hat, hat_dot, c, c_dot = _cotangents(
-                y, y_dot, out_bar, out_bar_dot, n, oh, ow, real, whole, chosen, i, mean, r, mean_dot, along, scale,
-                shift, scale_dot, shift_dot, C, H, W, P, POOL, ACTIVATION, TANGENT,
-            )  # fmt: skip
-            value, value_dot = c, c_dot
-            if NORM:
-                inner = c - c_mean - hat * c_along
-                value = scale * r * inner
-                moved = c_dot - dot_mean - hat_dot * c_along - hat * dot_along
-                value_dot = scale * r * moved + scale_dot * r * inner - r * r * along * scale * inner
-            if TANGENT:
-                tl.store(y_bar_dot + base + place, value_dot, mask=there)
-            else:
-                tl.store(y_bar + base + place, value, mask=there)
-        start += B

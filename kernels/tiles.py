@@ -41,6 +41,18 @@ def store_tile(base, rows, cols, row_stride, value, row_mask, col_mask):
 
 
 @triton.jit
+def bias_places(o, ROWS: tl.constexpr, OUT: tl.constexpr, BIAS: tl.constexpr, APPEND: tl.constexpr):
+    """Where outputs o find what is added to them, from the bias on, and which of them do.
+
+    The first ROWS of OUT outputs are a linear layer's, with a bias or not; the others are a parameter of their own.
+    """
+    there = o < OUT
+    if not BIAS:
+        there = there & (o >= ROWS)
+    return tl.where(o < ROWS, o, APPEND + o - ROWS), there
+
+
+@triton.jit
 def tanh(x):
     """Within two units in the last place: a polynomial near zero, where 1 − 2/(e²ˣ + 1) would cancel."""
     square = x * x

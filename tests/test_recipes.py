@@ -11,8 +11,9 @@ from fastmaml import checkpoint
 from fastmaml.gradients import FirstOrder, SecondOrder
 from fastmaml.recipes import POLICY_RECIPES, RECIPES, OmniglotMLPRecipe, SinusoidRecipe
 from fastmaml.recipes.options import options_of
-from fastmaml.recipes.run import CHECKPOINTS, judge, train
+from fastmaml.recipes.run import CHECKPOINTS, drawn_on, judge, train
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
+from fastmaml.tasks import Episodes, Sinusoid
 
 TINY = SinusoidRecipe(iterations=6, test_tasks=8, test_steps=2, checkpoint_every=3)
 
@@ -130,3 +131,15 @@ def test_tables_show_the_papers_numbers_where_they_apply(tmp_path):
     lines = (tmp_path / "new" / "evaluation.csv").read_text().splitlines()
     assert lines[0] == "steps,loss,loss_ci95,accuracy,accuracy_ci95,paper"
     assert len(lines) == 12
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(ValueError, match=r"device='nowhere': cannot be used .*; there is cpu"):
+        SinusoidRecipe(device="nowhere")
+
+
+@pytest.mark.parametrize("source", [Sinusoid(), Episodes(torch.zeros(3, 4, 2, 2, dtype=torch.uint8), 2, 1)])
+def test_sources_are_drawn_where_the_network_is(source):
+    moved = drawn_on(torch.device("meta"), source)
+    assert moved.device.type == "meta"
+    assert source.device.type == "cpu"

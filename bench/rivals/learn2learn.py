@@ -66,6 +66,7 @@ def _download(cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     requirement = f"learn2learn=={VERSION}"
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary=:all:"]
+    pip += ["--retries=1", "--timeout=10"]
     done = subprocess.run([*pip, "-d", str(cache), requirement], capture_output=True, text=True, check=False)
     archives = sorted(cache.glob("learn2learn-*.tar.gz"))
     if not archives:

@@ -93,6 +93,8 @@ class Engine(ABC):
     needs_layers: ClassVar[bool] = True
     #: whether it checks class labels itself, so that no one needs to look at them before
     checks_labels: ClassVar[bool] = False
+    #: whether nothing it does waits for the device, so that its launches can be captured as a CUDA graph
+    capturable: ClassVar[bool] = False
     #: whether it has `accumulate`
     accumulates: ClassVar[bool] = False
 

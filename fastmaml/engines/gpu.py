@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Engine, MetaGradient
+from fastmaml.engines.base import Engine, Linearised, MetaGradient
 from fastmaml.engines.gpu_network import blocks_of
 from fastmaml.engines.gpu_stages import layers_obstacle, stages_of
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.kernels.layered import Layered
 from fastmaml.kernels.mlp_launch import Data, Launcher
 from fastmaml.kernels.mlp_network import MAX_OUTPUTS, obstacle
-from fastmaml.plan import AppendLayer, InnerLr, Plan
+from fastmaml.plan import InnerLr, Plan
 
 DEVICES = ("cuda", "xpu")
 OLDEST = (7, 0)
 """Compute capability of the oldest NVIDIA GPU that Triton compiles for."""
 
-LOSSES = ("mse", "cross_entropy")
+LOSSES = ("mse", "cross_entropy", "gaussian", "categorical")
 
 _PER_UNIT = 8  # programs that a multiprocessor keeps in flight
 _PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
@@ -43,10 +43,12 @@ class GpuEngine(Engine):
 
     name = "gpu"
     needs_layers = True
+    capturable = True
 
     def __init__(self, devices: tuple[str, ...] = DEVICES) -> None:
         self._devices = devices
         self._launchers: WeakKeyDictionary[Plan, dict[Any, Launcher | Layered]] = WeakKeyDictionary()
+        self._masks: WeakKeyDictionary[Plan, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
     def refusal(
         self,
@@ -63,10 +65,7 @@ class GpuEngine(Engine):
         if plan.layers is None:
             return plan.obstacle
         if plan.loss_name not in LOSSES:
-            given = "callables" if plan.loss_name is None else repr(plan.loss_name)
-            return f"it knows the losses 'mse' and 'cross_entropy', not {given}"
-        if appended := [layer.name for layer in plan.layers if isinstance(layer, AppendLayer)]:
-            return f"layer '{appended[0]}' (Append) adds parameters to the outputs, which its kernels do not"
+            return "it knows the losses 'mse', 'cross_entropy', 'gaussian' and 'categorical', not callables"
         if rule is not None and not isinstance(rule, (SecondOrder, FirstOrder)):
             return f"it knows the gradient rules SecondOrder and FirstOrder, not {type(rule).__name__}"
         if plan.num_outputs is not None and plan.num_outputs > MAX_OUTPUTS:
@@ -75,7 +74,12 @@ class GpuEngine(Engine):
 
     def data_refusal(self, plan: Plan, samples: Samples) -> str | None:
         weights = samples.weights
-        if weights is None or _in_one_launch(plan, samples.x.shape[1]) or bool((weights > 0).all()):
+        if (
+            weights is None
+            or not plan.has_batch_norm
+            or _in_one_launch(plan, samples.x.shape[1])
+            or bool((weights > 0).all())
+        ):
             return None
         return _PADDING
 
@@ -95,8 +99,8 @@ class GpuEngine(Engine):
         self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
     ) -> tuple[Tensor, Tensor]:
         with _on(parameters), _memory_told(plan, support, steps):
-            launcher, data = self._launcher(plan, parameters, support.x), _data(support)
-            _check_padding(launcher, support)
+            launcher = self._launcher(plan, parameters, support.x)
+            data = _data(plan, launcher, support)
             return launcher.adapt(_plain(parameters), _plain(inner_lr.values), data, steps)
 
     def meta_gradient(
@@ -110,11 +114,13 @@ class GpuEngine(Engine):
     ) -> MetaGradient:
         with _on(parameters), _memory_told(plan, batch.support, steps):
             launcher = self._launcher(plan, parameters, batch.support.x, batch.query.x)
-            _check_padding(launcher, batch.support, batch.query)
             theta, rates = _plain(parameters), _plain(inner_lr.values)
-            support, query = _data(batch.support), _data(batch.query)
-            found = launcher.meta_gradient(theta, rates, support, query, steps, rule.through_steps, inner_lr.learned)
-        return MetaGradient(found.losses, plan.only_meta_learned(found.gradient), found.lr_gradient, found.outputs)
+            support, query = _data(plan, launcher, batch.support), _data(plan, launcher, batch.query)
+            kept = self._kept(plan, parameters.device)
+            found = launcher.meta_gradient(
+                theta, rates, support, query, steps, rule.through_steps, inner_lr.learned, kept
+            )
+        return MetaGradient(found.losses, found.gradient, found.lr_gradient, found.outputs)
 
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
         with _on(fast):
@@ -123,8 +129,30 @@ class GpuEngine(Engine):
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
         with _on(fast):
             launcher = self._launcher(plan, fast, support.x)
-            _check_padding(launcher, support)
-            return launcher.hvp(_plain(fast), _data(support), _plain(vectors))
+            return launcher.hvp(_plain(fast), _data(plan, launcher, support), _plain(vectors))
+
+    def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Linearised:
+        launcher = self._launcher(plan, fast, support.x)
+        if isinstance(launcher, Launcher):
+            return super().linearise(plan, fast, support, stationary)
+        starts = fast.expand(support.num_tasks, -1).contiguous()
+        with _on(fast):
+            gradient, product = launcher.linearise(starts, _data(plan, launcher, support))
+
+        def products(vectors: Tensor) -> Tensor:
+            with _on(fast):
+                return product(vectors.expand_as(starts).contiguous())
+
+        return Linearised(None if stationary else gradient, products)
+
+    def _kept(self, plan: Plan, device: torch.device) -> Tensor | None:
+        """[P], 1 where a parameter is meta-learned; None where all are. Made once: it waits for the device."""
+        if all(slot.meta_learned for slot in plan.slots):
+            return None
+        known = self._masks.setdefault(plan, {})
+        if device not in known:
+            known[device] = plan.only_meta_learned(torch.ones(plan.num_parameters, device=device))
+        return known[device]
 
     def _launcher(self, plan: Plan, like: Tensor, *inputs: Tensor) -> Launcher | Layered:
         """The kernels of a plan for these inputs [T, N, ...], at torch's present precision of products."""
@@ -156,15 +184,9 @@ def _launcher(
 
 
 _PADDING = (
-    "the weights hold zeros (padding), which its kernels of single layers (convolutions, sets of more than 128 "
-    "samples, layers wider than 1024) do not leave out; the engines 'cpu' and 'reference' do"
+    "the weights hold zeros (padding), which the batch norm of its kernels of single layers (convolutions, sets of "
+    "more than 128 samples, layers wider than 1024) does not leave out; the engines 'cpu' and 'reference' do"
 )
-
-
-def _check_padding(launcher: Launcher | Layered, *sets: Samples) -> None:
-    """ValueError for padding that the layered kernels would take for samples."""
-    if isinstance(launcher, Layered) and any(s.weights is not None and not bool((s.weights > 0).all()) for s in sets):
-        raise ValueError(f"weights: {_PADDING}")
 
 
 def _precision(device: torch.device, convolutions: bool) -> str:
@@ -209,9 +231,18 @@ def _memory_told(plan: Plan, support: Samples, steps: int) -> Iterator[None]:
         ) from error
 
 
-def _data(samples: Samples) -> Data:
-    weights = None if samples.weights is None else _plain(samples.weights)
-    return Data(_plain(samples.x), _plain(samples.y), weights)
+def _data(plan: Plan, launcher: Launcher | Layered, samples: Samples) -> Data:
+    """As the kernels take them. Those of single layers see padding, as zeros; ValueError where that counts."""
+    x, y = _plain(samples.x), _plain(samples.y)
+    if samples.weights is None:
+        return Data(x, y, None)
+    weights = _plain(samples.weights)
+    if isinstance(launcher, Layered):
+        real = weights > 0
+        if plan.has_batch_norm and not bool(real.all()):
+            raise ValueError(f"weights: {_PADDING}")
+        x = torch.where(real.view(*real.shape, *(1,) * (x.dim() - 2)), x, 0)
+    return Data(x, y, weights)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastmaml.kernels.mlp_network import MAX_OUTPUTS, Block
-from fastmaml.plan import BatchNormLayer, FlattenLayer, Layer, LinearLayer, Plan, ReLULayer, TanhLayer
+from fastmaml.plan import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, Plan, ReLULayer, TanhLayer
 
 
 def blocks_of(plan: Plan) -> tuple[Block, ...] | str:
@@ -39,6 +39,16 @@ def _next_block(layers: list[Layer], offsets: dict[int | None, int | None]) -> B
     activation = "none" if unit is None else "relu" if isinstance(unit, ReLULayer) else "tanh"
     weight = offsets[linear.weight]
     assert weight is not None
+    if layers and isinstance(layers[0], AppendLayer):
+        extra = layers.pop(0)
+        assert isinstance(extra, AppendLayer)
+        append = offsets[extra.value]
+        assert append is not None
+        outputs = linear.out_features + extra.count
+        return Block(
+            linear.in_features, outputs, weight, offsets[linear.bias], activation=activation, appended=extra.count,
+            append=append,
+        )  # fmt: skip
     block = Block(linear.in_features, linear.out_features, weight, offsets[linear.bias], activation=activation)
     if not isinstance(norm, BatchNormLayer):
         return block

@@ -8,6 +8,7 @@ from fastmaml.kernels.conv_launch import Conv
 from fastmaml.kernels.layered import Stage
 from fastmaml.kernels.norm_launch import Unit
 from fastmaml.plan import (
+    AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
@@ -27,8 +28,14 @@ _ORDER = "each Conv2d or Linear may be followed by one batch norm, one ReLU or T
 
 def layers_obstacle(plan: Plan) -> str | None:
     """Why the layers are no line of stages, whatever the size of the images; None where they are."""
+    after_linear = False
     place = 4  # how far the present stage is: 1 norm, 2 activation, 3 pooling may follow; 4 none may, for lack of one
     for layer in plan.layers or ():
+        if isinstance(layer, AppendLayer):
+            if not after_linear:
+                return f"layer '{layer.name}' (Append) does not follow a Linear, which its kernels append to"
+            continue
+        after_linear = isinstance(layer, LinearLayer)
         rank = _rank(layer)
         if rank == 0:
             place = 0
@@ -55,6 +62,12 @@ def stages_of(plan: Plan, sample: tuple[int, ...]) -> tuple[Stage, ...]:
             conv = _conv(layer, maps, offsets)
             maps = (conv.outputs, conv.out_height, conv.out_width)
             stages.append(Stage(conv))
+        elif isinstance(layer, AppendLayer):
+            conv = stages[-1].conv
+            longer = replace(
+                conv, outputs=conv.outputs + layer.count, appended=layer.count, append=offsets[layer.value]
+            )
+            stages[-1] = Stage(longer)
         elif not isinstance(layer, FlattenLayer):
             unit = _with(stages[-1].unit or Unit(*maps), layer, offsets)
             maps = (maps[0], unit.height // unit.window, unit.width // unit.window)

@@ -13,10 +13,11 @@ from torch import nn
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.inner_lr import LearnLr
 from fastmaml.maml import MAML
-from fastmaml.recipes.options import check, option
+from fastmaml.recipes.options import check, check_device, option
 from fastmaml.tasks import TaskSource
 
 RULES: dict[str, type[GradientRule]] = {"second-order": SecondOrder, "first-order": FirstOrder}
+ENGINES = ("auto", "gpu", "cpu", "functional", "reference")
 _LEARN_LR: dict[str, LearnLr] = {"no": False, "parameter": "parameter", "element": "element"}
 
 
@@ -49,7 +50,8 @@ class Recipe(ABC):
     test_steps: int = option(10, "inner steps at test; every number from 0 to it is judged", minimum=1)
     meta_lr: float = option(1e-3, "step size of Adam", minimum=0.0)
     rule: str = option("second-order", "how the meta-gradient is taken", choices=tuple(RULES))
-    engine: str = option("auto", "what executes the inner loop", choices=("auto", "cpu", "functional", "reference"))
+    engine: str = option("auto", "what executes the inner loop", choices=ENGINES)
+    device: str = option("cpu", "where to train and judge: cpu, or cuda for a GPU; the tasks are drawn there too")
     test_tasks: int = option(600, "tasks to judge on; the 95% confidence intervals are over them", minimum=2)
     validate_every: int = option(
         2_000, "meta-iterations between two validations, where there are such tasks", minimum=1
@@ -60,6 +62,7 @@ class Recipe(ABC):
 
     def __post_init__(self) -> None:
         check(self)
+        check_device(self.device)
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -102,7 +105,7 @@ class Recipe(ABC):
 
     def _wrap(self, model: nn.Module, lr: float, learn_lr: LearnLr) -> MAML:
         return MAML(
-            model,
+            model.to(self.device),
             lr=lr,
             steps=self.train_steps,
             loss=self.loss,

@@ -8,6 +8,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Option:
@@ -46,6 +48,15 @@ def check(recipe: Any) -> None:
     """
     for item in options_of(type(recipe)):
         _check_value(item, getattr(recipe, item.name))
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError, saying what there is, unless torch can use the device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # whichever it is in this build of torch
+        why, there = str(error).splitlines()[0], "cpu and cuda" if torch.cuda.is_available() else "cpu alone"
+        raise ValueError(f"device={device!r}: cannot be used ({why}); there is {there}") from error
 
 
 def _check_value(item: Option, value: Any) -> None:

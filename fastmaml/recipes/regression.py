@@ -131,7 +131,8 @@ def _regress(recipe: RegressionFigure, folder: Path, progress: Progress, oracle:
     check_folder(folder, recipe)
     model = SinusoidMLP(inputs=3 if oracle else 1, generator=recipe.generator())
     source = regression_source(recipe.shots, oracle)
-    _, result = fit(recipe, ordinary_regression(model, recipe.engine), source, folder, **progress.options)
+    maml = ordinary_regression(model.to(recipe.device), recipe.engine)
+    _, result = fit(recipe, maml, source, folder, **progress.options)
     _check_complete(result)
     return model
 

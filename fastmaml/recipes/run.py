@@ -48,6 +48,7 @@ def train(recipe: Recipe, folder: Path, **options: Any) -> tuple[MAML, TrainResu
     check_folder(folder, recipe)
     source = recipe.validation_source()
     every, tasks = recipe.validate_every, recipe.validation_tasks
+    source = None if source is None else drawn_on(torch.device(recipe.device), source)
     validation = Validation(source, every, tasks, recipe.test_steps, EVALUATION_BATCH) if source else None
     return fit(recipe, recipe.maml(), recipe.train_source(), folder, validation=validation, **options)
 
@@ -55,10 +56,11 @@ def train(recipe: Recipe, folder: Path, **options: Any) -> tuple[MAML, TrainResu
 def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options: Any) -> tuple[MAML, TrainResult]:
     """Train any MAML on any source with the outer loop of a recipe."""
     learned = [parameter for parameter in maml.parameters() if parameter.requires_grad]
+    device = learned[0].device
     trainer = Trainer(
         maml,
-        source,
-        torch.optim.Adam(learned, lr=recipe.meta_lr, fused=True),
+        drawn_on(device, source),
+        torch.optim.Adam(learned, lr=recipe.meta_lr, fused=True, capturable=device.type == "cuda"),
         meta_batch=recipe.meta_batch,
         iterations=recipe.iterations,
         seed=recipe.seed,
@@ -71,11 +73,17 @@ def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options:
     return maml, trainer.run()
 
 
+def drawn_on(device: torch.device, source: TaskSource) -> TaskSource:
+    """The source with what it draws from on the device, where it can be moved; a batch then needs no copy."""
+    moved: TaskSource = source.to(device) if hasattr(source, "to") else source
+    return moved
+
+
 def judge(recipe: Recipe, maml: MAML) -> Evaluation:
     """Loss and accuracy after 0 … test_steps inner steps on the recipe's test tasks."""
     return evaluate(
         recipe.at_test(maml),
-        recipe.test_source(),
+        drawn_on(torch.device(recipe.device), recipe.test_source()),
         tasks=recipe.test_tasks,
         steps=recipe.test_steps,
         meta_batch=EVALUATION_BATCH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -83,6 +84,17 @@ class Sinusoid:
     def stream(self, num_tasks: int, generator: torch.Generator) -> TaskStream:
         """An endless iterator of meta-batches that resumes exactly; what a trainer draws from."""
         return TaskStream(self, num_tasks, generator, block=BLOCK)
+
+    @property
+    def device(self) -> torch.device:
+        """Where a trainer draws: on a GPU, the tasks make no trip from the host."""
+        return self._low.device
+
+    def to(self, device: torch.device | str) -> Sinusoid:
+        """The same tasks, drawn on another device, where random numbers are others."""
+        moved = copy.copy(self)
+        moved._low, moved._span = self._low.to(device), self._span.to(device)
+        return moved
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         device = generator.device

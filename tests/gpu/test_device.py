@@ -10,10 +10,12 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
 from fastmaml import MAML, SecondOrder  # noqa: E402
+from fastmaml.captured import CapturedStep  # noqa: E402
 from fastmaml.engines import get  # noqa: E402
-from fastmaml.models import SinusoidMLP  # noqa: E402
+from fastmaml.models import SinusoidMLP, omniglot_conv4  # noqa: E402
 from fastmaml.plan import InnerLr, Plan  # noqa: E402
-from fastmaml.tasks import Sinusoid  # noqa: E402
+from fastmaml.tasks import QUARTER_TURNS, Episodes, Sinusoid  # noqa: E402
+from fastmaml.trainer import Trainer  # noqa: E402
 from fastmaml.verify import CASES, Truth, build, measure, relative_errors  # noqa: E402
 from tests.problems import inner_lr, parameters_of, relative_error  # noqa: E402
 
@@ -93,3 +95,42 @@ def test_grad_scaler_compile_and_a_call_after_an_error():
     scaler.step(optimizer)
     scaler.update()
     assert all(p.isfinite().all() for p in maml.parameters())
+
+
+def sinusoid_run(capture, iterations=20, log_dir=None, **kinds):
+    torch.manual_seed(0)
+    maml = MAML(SinusoidMLP().cuda(), lr=0.01, **kinds)
+    optimizer = torch.optim.Adam(maml.parameters(), capturable=True, fused=True)
+    run = Trainer(
+        maml, Sinusoid().to("cuda"), optimizer, meta_batch=25, iterations=iterations, progress=False, log_dir=log_dir,
+        checkpoint_every=7, capture=capture,
+    )  # fmt: skip
+    run.run()
+    return run, [parameter.detach().clone() for parameter in maml.parameters()]
+
+
+@pytest.mark.parametrize("learn_lr", [False, "parameter", "element"])
+def test_a_captured_run_does_what_an_uncaptured_one_does(learn_lr):
+    run, found = sinusoid_run(True, learn_lr=learn_lr)
+    assert isinstance(run._step, CapturedStep)
+    _, wanted = sinusoid_run(False, learn_lr=learn_lr)
+    assert all(relative_error(given, hoped) < 1e-5 for given, hoped in zip(found, wanted, strict=True))
+
+
+def test_a_captured_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(tmp_path):
+    _, wanted = sinusoid_run(True)
+    sinusoid_run(True, 9, tmp_path)
+    _, found = sinusoid_run(True, 20, tmp_path)
+    assert all(torch.equal(given, hoped) for given, hoped in zip(found, wanted, strict=True))
+
+
+def test_episodes_and_convolutions_on_the_gpu_captured():
+    source = Episodes(torch.randint(256, (6, 4, 28, 28), dtype=torch.uint8), 3, 1, rotations=QUARTER_TURNS).to("cuda")
+    losses = []
+    for capture in (True, False):
+        maml = MAML(omniglot_conv4(3, generator=torch.Generator().manual_seed(0)).cuda(), 0.4, loss="cross_entropy")
+        learned = [parameter for parameter in maml.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(learned, capturable=True)
+        run = Trainer(maml, source, optimizer, meta_batch=4, iterations=10, progress=False, capture=capture)
+        losses.append(run.run().loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -33,10 +33,15 @@ PROGRAMS = 1056  # of an H100: 132 multiprocessors
 
 
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], launch: dict[str, Any], chip: int) -> Any:
-    """The kernel for compute capability chip / 10; `types` of the arguments that are not *fp32."""
+    """The kernel for compute capability chip / 10; `types` of the arguments that are not *fp32.
+
+    Pointers and the size of scratch memory are multiples of 16, as they are when the engine launches.
+    """
     signature = {name: types.get(name, "*fp32") for name in kernel.arg_names} | dict.fromkeys(constants, "constexpr")
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, signature, constexprs=places)
+    aligned = [n for n, kind in signature.items() if kind.startswith("*") or (n == "SCRATCH" and kind == "i32")]
+    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(kernel, signature, constexprs=places, attrs=attributes)
     return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=launch)
 
 
@@ -92,8 +97,10 @@ def other(kernel: str, chip: int, single: bool = False) -> list[int]:
 def flat_kernel(kernel: str, mode: str, chip: int) -> list[int]:
     """The flat updates, sums over tasks and losses."""
     function = losses._loss_kernel if kernel == "loss" else getattr(flat, f"_{kernel}_kernel")
-    everything: dict[str, Any] = {"MODE": mode, "SPLITS": 2, "BLOCK": 1024, "MASKED": True}
-    everything |= {"OUT": 5, "PADDED": 8, "CHUNK": 64, "LOSS": mode, "WEIGHTED": True, "TANGENT": mode == "mse"}
+    everything: dict[str, Any] = {"MODE": mode, "SPLITS": 2, "BLOCK": flat.BLOCK, "MASKED": True}
+    everything |= {"ROWS": flat.SUM_ROWS, "BLOCK": flat.SUM_BLOCK} if kernel == "sum" else {}
+    everything |= {"OUT": 4 if mode == "gaussian" else 5, "PADDED": 8, "CHUNK": 64}
+    everything |= {"LOSS": mode, "WEIGHTED": True, "TANGENT": mode == "mse"}
     constants = {name: value for name, value in everything.items() if name in function.arg_names}
     if kernel == "loss":
         constants |= {"N": 1, "WEIGHTED": False} if mode == "mse" else {}
@@ -104,13 +111,14 @@ def flat_kernel(kernel: str, mode: str, chip: int) -> list[int]:
 def conv(kernel: str, layer: Conv, precision: str, chip: int) -> list[int]:
     """A tangent pass of a convolution, the largest form of the kernel."""
     bm, bn, bk = TILES[precision]
-    constants = {**layer.shape, "BIAS": True, "BM": bm, "BN": bn, "BK": bk, "PRECISION": precision}
+    constants = {**layer.shape, "BM": bm, "BN": bn, "BK": bk, "PRECISION": precision}
     if kernel == "forward":
         function, constants = conv_kernels._forward_kernel, constants | {"PAIRS": 2}
     else:
         function = conv_kernels._backward_kernel
         constants |= {"SPLITS": 1, "WEIGHT_PAIRS": 2, "INPUT_PAIRS": 2}
-    return usage(compiled(function, _counts(function, constants), constants, conv_launch.OPTIONS, chip))
+    launch = conv_launch.OPTIONS if kernel == "forward" else conv_launch.BACKWARD
+    return usage(compiled(function, _counts(function, constants), constants, launch, chip))
 
 
 def norm(kernel: str, unit: Unit, chip: int) -> list[int]:
@@ -147,6 +155,7 @@ TESTED: dict[str, tuple[Callable[[int], list[int]], tuple[int, ...]]] = {
     "sum": (lambda chip: flat_kernel("sum", "", chip), (80, 90)),
     "cross entropy": (lambda chip: flat_kernel("loss", "cross_entropy", chip), (80, 90)),
     "squared error": (lambda chip: flat_kernel("loss", "mse", chip), (80, 90)),
+    "gaussian": (lambda chip: flat_kernel("loss", "gaussian", chip), (80, 90)),
     "omniglot forward ieee": (lambda chip: conv("forward", _OMNIGLOT, "ieee", chip), (80, 90)),
     "omniglot backward ieee": (lambda chip: conv("backward", _OMNIGLOT, "ieee", chip), (80, 90)),
     "omniglot backward tf32": (lambda chip: conv("backward", _OMNIGLOT, "tf32", chip), (80, 90)),
