@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors
 
 from fastmaml.batch import TaskBatch
 from fastmaml.engines.base import Accumulated
@@ -40,7 +39,7 @@ def accumulate(
     there = [gradient for gradient in [parameter.grad for parameter in wired] if gradient is not None]
     if there and (len(there) < len(wired) or not _plain(there, state.wired_sizes, state.like)):
         return None
-    into = there or _like(wired)
+    into = there or [torch.empty_like(parameter) for parameter in wired]  # of one vector: twice the time
     done = found[0].accumulate(
         state.plan,
         state.parameters,
@@ -75,9 +74,3 @@ def _hooked(parameters: Sequence[Tensor]) -> bool:
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             return True
     return False
-
-
-def _like(parameters: Sequence[Tensor]) -> Sequence[Tensor]:
-    size = sum(parameter.numel() for parameter in parameters)
-    fresh: Sequence[Tensor] = _unflatten_dense_tensors(parameters[0].new_empty(size), parameters)
-    return fresh
