@@ -29,10 +29,16 @@ void pack_chunk(const T* delta, const Index* pixels, Index count, T* to, T* tota
 template <class T>
 void row_places(const Layer& layer, const Map<T>& x, Index first, Index count, Index* to) {
   const Index width = layer.window.kernel[1];
-  for (Index i = 0; i < count; ++i) {
-    const Index row = first + i, tap = row / layer.in;
-    to[i] =
-        (tap / width - layer.window.pad[0]) * x.row + (tap % width - layer.window.pad[1]) * x.pixel + row % layer.in;
+  Index channel = first % layer.in, tap = first / layer.in, tap_x = tap % width;
+  Index at = (tap / width - layer.window.pad[0]) * x.row + (tap_x - layer.window.pad[1]) * x.pixel + channel;
+  for (Index i = 0; i < count; ++i) {  // counted through: divisions took a fifth of the time
+    to[i] = at++;
+    if (++channel < layer.in) continue;
+    channel = 0;
+    at += x.pixel - layer.in;
+    if (++tap_x < width) continue;
+    tap_x = 0;
+    at += x.row - width * x.pixel;
   }
 }
 
