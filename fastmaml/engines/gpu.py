@@ -77,7 +77,7 @@ class GpuEngine(Engine):
         if (
             weights is None
             or not plan.has_batch_norm
-            or _in_one_launch(plan, samples.x.shape[1])
+            or _in_one_launch(plan, samples.x.shape[1], samples.x.device)
             or bool((weights > 0).all())
         ):
             return None
@@ -165,17 +165,28 @@ class GpuEngine(Engine):
         return known[key]
 
 
-def _in_one_launch(plan: Plan, samples: int) -> bool:
+def _in_one_launch(plan: Plan, samples: int, device: torch.device) -> bool:
     """Whether one program carries a task of so many samples."""
+    if not _barriers_order_memory(device):
+        return False
     blocks = blocks_of(plan)
     return not isinstance(blocks, str) and obstacle(blocks, samples) is None
+
+
+def _barriers_order_memory(device: torch.device) -> bool:
+    """Whether a program's threads see, after a barrier, what others have written to global memory before it.
+
+    On NVIDIA GPUs they do (PTX ISA, bar.sync), and under the interpreter. For AMD's Triton 3.6 compiles a barrier that
+    waits for shared memory alone, and of Intel's we do not know: there each layer is a launch of its own.
+    """
+    return device.type in ("cpu", "meta") or (device.type == "cuda" and torch.version.hip is None)
 
 
 def _launcher(
     plan: Plan, device: torch.device, precision: str, sample: tuple[int, ...] | None, samples: int
 ) -> Launcher | Layered:
     assert plan.loss_name is not None
-    if _in_one_launch(plan, samples):
+    if _in_one_launch(plan, samples, device):
         blocks = blocks_of(plan)
         assert not isinstance(blocks, str)
         return Launcher(blocks, plan.num_parameters, plan.loss_name, precision, _programs(device))

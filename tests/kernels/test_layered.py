@@ -92,6 +92,23 @@ def test_padding_of_images_is_refused_and_never_taken_for_samples(gpu_engine, de
         gpu_engine.meta_gradient(plan, parameters_of(plan), lr, batch, 1, SecondOrder())
 
 
+def test_one_launch_is_for_gpus_whose_barriers_order_global_memory(monkeypatch):
+    from fastmaml.engines import gpu
+
+    plan, devices = Plan.of(network()), [torch.device(name) for name in ("cpu", "cuda", "xpu")]
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert [gpu._in_one_launch(plan, 5, device) for device in devices] == [True, True, False]
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert [gpu._in_one_launch(plan, 5, device) for device in devices] == [True, False, False]
+
+
+def test_more_tasks_than_a_grid_has_are_refused(gpu_engine, device, monkeypatch):
+    monkeypatch.setattr("fastmaml.kernels.layered.MAX_TASKS", 1)
+    plan, batch = Plan.of(conv4().float().to(device), "cross_entropy"), images().to(device, torch.float32)
+    with pytest.raises(ValueError, match=r"tasks: given 2 at a time; .* at most 1: take fewer"):
+        gpu_engine.adapt(plan, parameters_of(plan), InnerLr(inner_lr(plan).values.to(device)), batch.support, 1)
+
+
 def test_double_precision_and_other_devices_are_refused(gpu_engine, device):
     from fastmaml.engines.gpu import GpuEngine
 
