@@ -18,7 +18,7 @@ from fastmaml.recipes.tables import evaluation_table, write_evaluation
 OPTIONS = (
     "test_tasks", "test_steps", "test_shots", "test_queries", "shots", "queries",
     "split", "split_seed", "test_rotations", "data", "inner_lr", "test_lr_factor", "engine", "seed",
-    "test_episodes", "test_lr", "horizon",
+    "test_episodes", "test_lr", "test_lr_later", "horizon",
 )  # fmt: skip
 """The fields of recipes that may differ from those of training."""
 

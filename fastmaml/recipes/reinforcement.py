@@ -18,6 +18,7 @@ from fastmaml.rl.meta import MetaPolicy, Settings
 from fastmaml.rl.navigation import Navigation2D
 from fastmaml.rl.outer import PPO, TRPO, Outer, PolicyGradient
 from fastmaml.rl.policies import GaussianPolicy
+from fastmaml.rl.scaled import ScaledActions
 from fastmaml.rl.trainer import Validation
 
 
@@ -53,7 +54,8 @@ class PolicyRecipe(ABC):
     test_tasks: int = option(40, "tasks to judge on; the 95% confidence intervals are over them", minimum=2)
     test_steps: int = option(3, "inner steps at test; every number from 0 to it is judged", minimum=0)
     test_episodes: int = option(20, "trajectories of a task at test, before each step and after the last", minimum=1)
-    test_lr: float = option(0.1, "step size of the first inner step at test; the others take half of it", minimum=0.0)
+    test_lr: float = option(0.1, "step size of the first inner step at test", minimum=0.0)
+    test_lr_later: float = option(0.05, "step size of all further inner steps at test", minimum=0.0)
     validate_every: int = option(10, "meta-iterations between two validations", minimum=1)
     validation_tasks: int = option(20, "tasks of a validation", minimum=1)
     seed: int = option(1, "seed of the initial weights, the tasks and the trajectories", minimum=0)
@@ -97,8 +99,8 @@ class PolicyRecipe(ABC):
 
     @property
     def test_lrs(self) -> tuple[float, ...]:
-        """Step sizes of the inner steps at test: the first, and half of it for the others (appendix A.2)."""
-        return (self.test_lr, self.test_lr / 2)
+        """Step sizes of the inner steps at test: the first, and that of all others, in the paper half (appendix A.2)."""
+        return (self.test_lr, self.test_lr_later)
 
     @property
     def test_seed(self) -> int:
@@ -123,12 +125,14 @@ class NavigationRecipe(PolicyRecipe):
 
     iterations: int = option(80, "meta-iterations; each is one meta-batch and one outer update", minimum=1)
     meta_batch: int = option(20, "tasks in a meta-batch", minimum=1)
-    log_std: float = option(-1.5, "log standard deviation of the actions at the start")
+    log_std: float = option(-1.0, "log standard deviation of the actions at the start")
+    test_lr_later: float = option(0.03, "step size of all further inner steps at test", minimum=0.0)
+    action_scale: float = option(0.1, "what an action of 1 moves the point by, at most 0.1 being possible", minimum=0.0)
     horizon: int = option(100, "most steps of a trajectory", minimum=1)
     test_episodes: int = option(40, "trajectories of a task at test, before each step and after the last", minimum=1)
 
     def environment(self) -> BatchedEnvironment:
-        return Navigation2D(self.horizon)
+        return ScaledActions(Navigation2D(self.horizon), self.action_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
