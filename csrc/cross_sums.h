@@ -1,8 +1,10 @@
 // The cross terms of three linear layers with ReLUs between them, as sums over samples that no direction enters.
 //
 // With masks m, n of the two ReLUs, inputs x and output adjoints e, the adjoints' part of a loss is
-//   sum over k, i, j, o of S[k, i, o, j] U[k, i] V[i, j] W[o, j],   S[k, i, o, j] = sum over samples of x_k m_i n_j e_o,
-// where U, V, W are the layers' weights. A bias is the weight of an input that is 1: x_k for the last k, m_i for the last i.
+//   sum over k, i, j, o of S[k, i, o, j] U[k, i] V[i, j] W[o, j],   S[k, i, o, j] = sum over samples of x_k m_i n_j
+//   e_o,
+// where U, V, W are the layers' weights. A bias is the weight of an input that is 1: x_k for the last k, m_i for the
+// last i.
 #pragma once
 
 #include "sweep.h"
@@ -43,65 +45,49 @@ void keep_cross_sums(const Sweep<T>& s, const KeptForm<T>& form, T* tangents, bo
   matmul(rows, columns, term, Output<T>{sums, columns, Finish::store, first ? nullptr : sums, columns});
 }
 
-// Where the derivatives of a row of V, of W and of a column of U come from and go to.
+// Of one k, i and o over all j: v and w are rows V[i], W[o] with their directions, u and u_dot stand for U[k, i].
 template <class T>
 struct CrossRow {
-  const KeptForm<T>& form;
-  const T* sums;             // S[k = 0, i]
-  const T *v, *v_dot;        // V[i], V'[i]
-  const T *w, *w_dot;        // W[0], W'[0]
-  Index w_row;               // stride of W's rows
-  const T *u, *u_dot;        // [inputs]: U[k, i], U'[k, i]
-  T *v_out, *w_out;          // added to
-  Wide<T>* u_out;            // [inputs], added to
+  const T *sums, *v, *v_dot, *w, *w_dot;
+  T u, u_dot;
+  T *v_out, *w_out;  // added to
 };
 
+// Gives what is to be added to U[k, i].
 template <class T>
-inline void cross_block(const CrossRow<T>& row, Index j) {
+inline T cross_row(const CrossRow<T>& row, Index columns) {
   using V = Wide<T>;
-  const KeptForm<T>& form = row.form;
-  const V v = load<V>(row.v + j), v_dot = load<V>(row.v_dot + j);
-  V v_sum = load<V>(row.v_out + j);
-  for (Index o = 0; o < form.outputs; ++o) {
-    const Index at = o * row.w_row + j;
-    const V w = load<V>(row.w + at), w_dot = load<V>(row.w_dot + at), u_part = v_dot * w + v * w_dot;
-    V w_sum = load<V>(row.w_out + at);
-    const T* sums = row.sums + o * form.columns + j;
-    for (Index k = 0; k < form.inputs; ++k, sums += form.rows * form.outputs * form.columns) {
-      const V sum = load<V>(sums);
-      v_sum += sum * (row.u[k] * w_dot + row.u_dot[k] * w);
-      w_sum += sum * (row.u[k] * v_dot + row.u_dot[k] * v);
-      row.u_out[k] += sum * u_part;
-    }
-    store(row.w_out + at, w_sum);
+  const V u = splat<V>(row.u), u_dot = splat<V>(row.u_dot);
+  V u_out = {};
+  for (Index j = 0; j < columns; j += kLanes<T>) {
+    const V sum = load<V>(row.sums + j), v = load<V>(row.v + j), v_dot = load<V>(row.v_dot + j);
+    const V w = load<V>(row.w + j), w_dot = load<V>(row.w_dot + j);
+    store(row.v_out + j, load<V>(row.v_out + j) + sum * (u * w_dot + u_dot * w));
+    store(row.w_out + j, load<V>(row.w_out + j) + sum * (u * v_dot + u_dot * v));
+    u_out += sum * (v_dot * w + v * w_dot);
   }
-  store(row.v_out + j, v_sum);
+  return horizontal_sum<T>(u_out);
 }
-
-constexpr Index kMostCrossInputs = 16;
 
 // Adds the cross terms' product with `direction`; all three are packed parameters.
 template <class T>
 void add_cross_product(const Network& network, const Shape<T>& shape, const KeptForm<T>& form, const T* theta,
                        const T* direction, const T* sums, T* product) {
   const LayerPlace<T>*p = shape.places, *q = p + 1, *t = p + 2;
-  for (Index i = 0; i < form.rows; ++i) {
-    T u[kMostCrossInputs] = {}, u_dot[kMostCrossInputs] = {};
-    Wide<T> u_out[kMostCrossInputs] = {};
-    const bool bias = i == network.layers[1].in;
-    u[form.inputs - 1] = T(1);
-    for (Index k = 0; k < form.inputs && !bias; ++k) {
-      const Index at = p->weight + k * p->packed_width + i;
-      u[k] = theta[at];
-      u_dot[k] = direction[at];
+  const Index columns = whole_vectors<T>(network.layers[1].out);
+  for (Index k = 0; k < form.inputs; ++k)
+    for (Index i = 0; i < form.rows; ++i) {
+      const bool one = i == network.layers[1].in, bias = k == form.inputs - 1;  // the input that is one has no weights
+      const Index u = p->weight + k * p->packed_width + i, v = q->weight + i * q->packed_width;
+      for (Index o = 0; o < form.outputs; ++o, sums += form.columns) {
+        if (one && !bias) continue;
+        const Index w = t->weight + o * t->packed_width;
+        const T added = cross_row<T>({sums, theta + v, direction + v, theta + w, direction + w, one ? T(1) : theta[u],
+                                      one ? T(0) : direction[u], product + v, product + w},
+                                     columns);
+        if (!one) product[u] += added;
+      }
     }
-    const Index v = q->weight + i * q->packed_width, w = t->weight;
-    const CrossRow<T> row{form,          sums + i * form.outputs * form.columns, theta + v, direction + v, theta + w,
-                          direction + w, t->packed_width, u, u_dot, product + v, product + w, u_out};
-    for (Index j = 0; j < whole_vectors<T>(network.layers[1].out); j += kLanes<T>) cross_block(row, j);
-    for (Index k = 0; k < form.inputs && !bias; ++k)
-      product[p->weight + k * p->packed_width + i] += horizontal_sum<T>(u_out[k]);
-  }
 }
 
 }  // namespace

@@ -52,61 +52,71 @@ void direction_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
   matmul(s.n, whole_vectors<T>(layer.out), term, out);
 }
 
-template <class T>
-inline Wide<T> dot(const T* a, const T* b, Index columns, Wide<T> sum) {
-  for (Index c = 0; c < columns; c += kLanes<T>) sum += load<Wide<T>>(a + c) * load<Wide<T>>(b + c);
-  return sum;
-}
-
-// The same where `a` counts only as far as `by` is positive: the last hidden layer's Jacobian is its gated weights.
-template <class T>
-inline Wide<T> gated_dot(const T* a, const T* by, const T* b, Index columns, Wide<T> sum) {
-  for (Index c = 0; c < columns; c += kLanes<T>)
-    sum += gate(load<Wide<T>>(a + c), load<Wide<T>>(by + c)) * load<Wide<T>>(b + c);
-  return sum;
-}
-
-// Adds to the last layer's own tangents those that come through the hidden layers.
-template <class T>
-void add_hidden_tangents(const Sweep<T>& s, const Sweep<T>& d, const KeptForm<T>& form, T* piece) {
+// Q outputs' tangents of one row: what the last layer's own change does, and what comes through the hidden layers. The
+// last hidden layer's Jacobian is the last layer's gated weights; those of the others are kept.
+template <int Q, class T>
+inline void output_tangents(const Sweep<T>& s, const Sweep<T>& d, const KeptForm<T>& form, T* piece, Index o, Index r) {
   const Index last = form.linears - 1;
   const LayerPlace<T>& p = s.place(last);
-  for (Index o = 0; o < form.outputs; ++o) {
-    const T* weight = s.theta + p.weight + o * p.packed_width;
-    for (Index r = 0; r < s.n; ++r) {
-      const Index at = r * p.input_width;
-      Wide<T> sum = gated_dot(weight, s.input(last) + at, d.input(last) + at, whole_vectors<T>(s.layer(last).in), Wide<T>{});
-      for (Index l = 1; l < last; ++l) {
-        const Index row = r * s.place(l).input_width;
-        sum = dot(jacobian_at(s, form, piece, l, o) + row, d.input(l) + row, whole_vectors<T>(s.layer(l).in), sum);
-      }
-      d.output(last)[r * p.output_width + o] += horizontal_sum<T>(sum);
-    }
+  const T *weight = s.theta + p.weight + o * p.packed_width, *change = d.theta + p.weight + o * p.packed_width;
+  const T *input = s.input(last) + r * p.input_width, *tangent = d.input(last) + r * p.input_width;
+  Wide<T> own[Q] = {}, through[Q] = {}, kept[Q] = {};
+  for (Index c = 0; c < whole_vectors<T>(s.layer(last).in + 1); c += kLanes<T>) {
+    const Wide<T> x = load<Wide<T>>(input + c), gated = gate(load<Wide<T>>(tangent + c), x);
+    for (int q = 0; q < Q; ++q) own[q] += load<Wide<T>>(change + q * p.packed_width + c) * x;
+    for (int q = 0; q < Q; ++q) through[q] += load<Wide<T>>(weight + q * p.packed_width + c) * gated;
+  }
+  for (Index l = 1; l < last; ++l) {
+    const Index row = r * s.place(l).input_width, size = s.shape.support * s.place(l).input_width;
+    const T *jacobian = jacobian_at(s, form, piece, l, o) + row, *hidden = d.input(l) + row;
+    for (Index c = 0; c < whole_vectors<T>(s.layer(l).in); c += kLanes<T>)
+      for (int q = 0; q < Q; ++q) kept[q] += load<Wide<T>>(jacobian + q * size + c) * load<Wide<T>>(hidden + c);
+  }
+  T* to = d.output(last) + r * p.output_width + o;
+  for (int q = 0; q < Q; ++q) to[q] = horizontal_sum<T>(own[q] + through[q] + kept[q]);
+}
+
+template <class T>
+void all_output_tangents(const Sweep<T>& s, const Sweep<T>& d, const KeptForm<T>& form, T* piece) {
+  for (Index r = 0; r < s.n; ++r) {
+    Index o = 0;
+    for (; o + 2 <= form.outputs; o += 2) output_tangents<2>(s, d, form, piece, o, r);
+    if (o < form.outputs) output_tangents<1>(s, d, form, piece, o, r);
   }
 }
 
-// sum over outputs of their adjoints times their Jacobians
+// Of one row, the sum over Q outputs of their adjoints times their Jacobians; the first outputs write, others add.
+template <int Q, class T>
+inline void hidden_adjoint(const T* adjoints, const T* jacobian, Index size, Index columns, bool add, T* to) {
+  Wide<T> adjoint[Q];
+  for (int q = 0; q < Q; ++q) adjoint[q] = splat<Wide<T>>(adjoints[q]);
+  for (Index c = 0; c < columns; c += kLanes<T>) {
+    Wide<T> sum = add ? load<Wide<T>>(to + c) : Wide<T>{};
+    for (int q = 0; q < Q; ++q) sum += adjoint[q] * load<Wide<T>>(jacobian + q * size + c);
+    store(to + c, sum);
+  }
+}
+
 template <class T>
 void hidden_adjoints(const Sweep<T>& s, const Sweep<T>& d, const KeptForm<T>& form, T* piece, Index l) {
-  const Index last = form.linears - 1, stride = s.place(last).output_width, width = s.place(l).input_width;
-  for (Index o = 0; o < form.outputs; ++o) {
-    const T* jacobian = jacobian_at(s, form, piece, l, o);
-    for (Index r = 0; r < s.n; ++r) {
-      const Wide<T> adjoint = splat<Wide<T>>(d.output_delta(last)[r * stride + o]);
-      T* to = d.delta(l) + r * width;
-      for (Index c = 0; c < whole_vectors<T>(s.layer(l).in); c += kLanes<T>) {
-        const Wide<T> part = adjoint * load<Wide<T>>(jacobian + r * width + c);
-        store(to + c, o == 0 ? part : load<Wide<T>>(to + c) + part);
-      }
-    }
+  const Index last = form.linears - 1, width = s.place(l).input_width, size = s.shape.support * width;
+  const Index columns = whole_vectors<T>(s.layer(l).in);
+  for (Index r = 0; r < s.n; ++r) {
+    const T* adjoints = d.output_delta(last) + r * s.place(last).output_width;
+    const T* jacobian = jacobian_at(s, form, piece, l, 0) + r * width;
+    T* to = d.delta(l) + r * width;
+    Index o = 0;
+    for (; o + 2 <= form.outputs; o += 2)
+      hidden_adjoint<2>(adjoints + o, jacobian + o * size, size, columns, o > 0, to);
+    if (o < form.outputs) hidden_adjoint<1>(adjoints + o, jacobian + o * size, size, columns, o > 0, to);
   }
 }
 
 template <class T>
 void jacobian_forward(const Sweep<T>& s, const Sweep<T>& d, const KeptForm<T>& form, T* piece) {
   const Timed timed("Jacobian forward", kNoLayer, s.n);
-  for (Index l = 0; l < form.linears; ++l) direction_forward(s, d, l);
-  add_hidden_tangents(s, d, form, piece);
+  for (Index l = 0; l < form.linears - 1; ++l) direction_forward(s, d, l);
+  all_output_tangents(s, d, form, piece);
   if (s.depth() > form.linears) append_tangent_forward(s, d, form.linears);
 }
 

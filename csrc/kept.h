@@ -77,8 +77,13 @@ Task<T> kept_task(const Call<T>& call, T* kept, Index index) {
 
 template <class T>
 Sweep<T> kept_tangent(const Call<T>& call, T* tangents, Index n) {
-  return {call.network, call.shape, n, tangents + call.tangents.direction,
-          tangents + call.tangents.direction_transposed, tangents + call.tangents.tangent_state, nullptr};
+  return {call.network,
+          call.shape,
+          n,
+          tangents + call.tangents.direction,
+          tangents + call.tangents.direction_transposed,
+          tangents + call.tangents.tangent_state,
+          nullptr};
 }
 
 // Once, before the first product: Jacobians and cross sums of one task.

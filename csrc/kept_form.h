@@ -1,4 +1,5 @@
-// Which form products with linearised samples take, and where what they need lies. docs/reinforcement.md has the algebra.
+// Which form products with linearised samples take, and where what they need lies. docs/reinforcement.md has the
+// algebra.
 #pragma once
 
 #include "network.h"
@@ -6,8 +7,8 @@
 namespace fastmaml {
 
 // A straight ReLU network is linear in the weights of each of its layers. So the Hessian of a loss is
-//   the outputs' Jacobian on both sides of the loss's Hessian: with the Jacobian kept, one matrix product a layer each way;
-//   and, unless the loss is stationary, cross terms of layers: of three layers sums over the samples into which no
+//   the outputs' Jacobian on both sides of the loss's Hessian: with the Jacobian kept, one matrix product a layer each
+//   way; and, unless the loss is stationary, cross terms of layers: of three layers sums over the samples into which no
 //   direction enters, so that a product with them does not depend on the number of samples.
 // Of a task are kept, for each piece, Jacobians [hidden layers but the last, outputs, rows, width], and then the sums.
 template <class T>
