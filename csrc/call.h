@@ -1,6 +1,7 @@
 // One call of a verb: its inputs, its outputs and the places of its scratch memory.
 #pragma once
 
+#include "kept_form.h"
 #include "network.h"
 
 namespace fastmaml {
@@ -73,6 +74,7 @@ struct Call {
   Index* present = nullptr;    // samples of non-zero weight [tasks]
   bool stationary = false;     // the loss's gradient in the outputs is zero
   bool shared_vector = false;  // vectors [P], the same for all tasks
+  KeptForm<T> form;
 };
 
 constexpr Index kReducePiece = 2048;  // packed elements summed by one job
@@ -89,6 +91,7 @@ struct Kernels {
   Status (*hvp)(const Call<T>&, T* workspace, Index task);
   Status (*linearise)(const Call<T>&, T* kept, Index task);
   void (*prepare_tangents)(const Call<T>&, T* tangents);
+  void (*keep_form)(const Call<T>&, T* kept, T* tangents, Index task);
   void (*kept_product)(const Call<T>&, T* kept, T* tangents, Index task);
   void (*reduce)(const Call<T>&, Index piece);
   void (*reduce_gram)(const Call<T>&, Index piece);

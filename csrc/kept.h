@@ -2,6 +2,7 @@
 #pragma once
 
 #include "inner_loop.h"
+#include "jacobian.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
@@ -67,25 +68,70 @@ void stationary_product(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& 
   backward(s, &to);
 }
 
+// A kept task as its products see it.
 template <class T>
-void kept_product(const Call<T>& call, T* kept, T* tangents, Index index) {
+Task<T> kept_task(const Call<T>& call, T* kept, Index index) {
   Task<T> task{call, kept, index};
   task.theta_0 = call.theta + (call.shared ? 0 : index * call.shape.packed);
   task.theta_0_transposed = call.theta_transposed + (call.shared ? 0 : index * call.shape.transposed);
-  T* direction = tangents + call.tangents.direction;
-  T* transposed = tangents + call.tangents.direction_transposed;
-  const Index place = call.shared_vector ? 0 : index * call.network.num_parameters;
-  pack(call.network, call.shape, call.vectors + place, direction);
-  transpose_parameters(call.network, call.shape, direction, transposed);
-  T* product = call.adjoints + index * call.shape.packed;
+  return task;
+}
+
+template <class T>
+Sweep<T> kept_tangent(const Call<T>& call, T* tangents, Index n) {
+  return {call.network,
+          call.shape,
+          n,
+          tangents + call.tangents.direction,
+          tangents + call.tangents.direction_transposed,
+          tangents + call.tangents.tangent_state,
+          nullptr};
+}
+
+// Once, before the first product: Jacobians and cross sums of one task.
+template <class T>
+void keep_form(const Call<T>& call, T* kept, T* tangents, Index index) {
+  const Timed timed("keep", kNoLayer, call.present[index]);
+  const Task<T> task = kept_task(call, kept, index);
+  const KeptForm<T>& form = call.form;
+  T* own = form.kept + index * form.size;
   for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece) {
     const Sweep<T> s = piece_of(task, call.present[index], piece);
-    const Sweep<T> d{call.network, call.shape, s.n, direction, transposed, tangents + call.tangents.tangent_state,
-                     nullptr};
-    const Destination<T> to = piece_sum(product, piece);
-    const Targets<T> targets = targets_of(task, piece);
-    if (call.stationary) stationary_product(s, d, targets, to);
-    else hessian_vector_product(s, d, targets, to);
+    keep_jacobian(s, kept_tangent(call, tangents, s.n), form, own + piece * form.piece);
+    if (!form.stationary) keep_cross_sums(s, form, tangents, piece == 0, own + form.sums);
+  }
+}
+
+template <class T>
+void piece_product(const Task<T>& task, T* tangents, Index piece, const Destination<T>& to) {
+  const Call<T>& call = task.call;
+  const Sweep<T> s = piece_of(task, call.present[task.index], piece);
+  const Sweep<T> d = kept_tangent(call, tangents, s.n);
+  const Targets<T> targets = targets_of(task, piece);
+  if (!call.form.jacobian)
+    return call.stationary ? stationary_product(s, d, targets, to) : hessian_vector_product(s, d, targets, to);
+  T* jacobians = call.form.kept + task.index * call.form.size + piece * call.form.piece;
+  jacobian_forward(s, d, call.form, jacobians);
+  loss_tangent(s, d, targets);
+  jacobian_backward(s, d, call.form, jacobians, to);
+}
+
+template <class T>
+void kept_product(const Call<T>& call, T* kept, T* tangents, Index index) {
+  const Task<T> task = kept_task(call, kept, index);
+  T* direction = tangents + call.tangents.direction;
+  const Index place = call.shared_vector ? 0 : index * call.network.num_parameters;
+  pack(call.network, call.shape, call.vectors + place, direction);
+  const KeptForm<T>& form = call.form;
+  if (!form.jacobian)
+    transpose_parameters(call.network, call.shape, direction, tangents + call.tangents.direction_transposed);
+  T* product = call.adjoints + index * call.shape.packed;
+  for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece)
+    piece_product(task, tangents, piece, piece_sum(product, piece));
+  if (form.jacobian && !form.stationary) {
+    const Timed timed("cross terms", kNoLayer, 0);
+    const T* sums = form.kept + index * form.size + form.sums;
+    add_cross_product(call.network, call.shape, form, task.theta_0, direction, sums, product);
   }
   write_product(call, index);
 }

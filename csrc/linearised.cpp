@@ -4,6 +4,57 @@
 
 namespace fastmaml {
 
+namespace {
+
+constexpr Index kMostOutputs = 8;        // a Jacobian costs one matrix product an output, before it saves any
+constexpr Index kMostCrossFactors = 16;  // so do cross sums, for each pair of an input and an output
+constexpr std::size_t kMostBytes = std::size_t{1} << 29;
+
+// The number of linear layers with ReLUs between them, if these, and an `append` perhaps, are all of the network.
+Index straight_linears(const Network& network) {
+  const Layer* layers = network.layers;
+  const Index depth = network.depth - (layers[network.depth - 1].kind == Kind::append ? 1 : 0);
+  for (Index l = 0; l < depth; ++l) {
+    const bool last = l == depth - 1;
+    if (layers[l].kind != Kind::linear || layers[l].image || layers[l].channels > 0 || layers[l].relu == last) return 0;
+  }
+  return depth >= 2 && layers[depth - 1].layout == Layout::inputs_in_lanes ? depth : 0;
+}
+
+// Whether the cross sums are few enough to be worth keeping.
+template <class T>
+bool has_cross_sums(const Call<T>& call, const KeptForm<T>& form) {
+  if (form.linears != 3) return false;
+  const Layer* layers = call.network.layers;
+  for (Index l = 0; l < 3; ++l)
+    if (layers[l].bias < 0 || (l < 2 && layers[l].layout != Layout::outputs_in_lanes)) return false;
+  return (layers[0].in + 1) * layers[2].out <= kMostCrossFactors;
+}
+
+template <class T>
+KeptForm<T> choose_form(const Call<T>& call, Index pieces) {
+  KeptForm<T> form;
+  form.stationary = call.stationary;
+  form.linears = straight_linears(call.network);
+  if (form.linears == 0) return form;
+  form.outputs = call.network.layers[form.linears - 1].out;
+  if (form.outputs > kMostOutputs) return form;
+  if (!form.stationary && !has_cross_sums(call, form)) return form;
+  const LayerPlace<T>* places = call.shape.places;
+  for (Index l = 1; l < form.linears - 1; ++l) form.piece += form.outputs * call.shape.support * places[l].input_width;
+  form.sums = pieces * form.piece;
+  if (!form.stationary) {
+    form.inputs = places[0].packed_rows;
+    form.rows = places[1].packed_rows;
+    form.columns = places[1].packed_width;
+  }
+  form.size = form.sums + aligned<T>(form.inputs * form.rows * form.outputs * form.columns);
+  form.jacobian = static_cast<std::size_t>(call.tasks * form.size) * sizeof(T) <= kMostBytes;
+  return form;
+}
+
+}  // namespace
+
 template <class T>
 struct Linearised<T>::Impl {
   Impl(const Model& model, const Request<T>& request, T* gradients)
@@ -16,11 +67,27 @@ struct Linearised<T>::Impl {
     call.tangents.tangent_state = places.take(call.shape.state);
     call.tangents.direction = places.take(call.shape.packed);
     call.tangents.direction_transposed = places.take(call.shape.transposed);
+    call.form = choose_form(call, call.space.slots);
+    KeptForm<T>& form = call.form;
+    form.left = places.take(form.inputs * form.rows * call.shape.support + kPanel<T>);
+    form.right = places.take(form.outputs * form.columns * call.shape.support);
     call.tangents.size = places.size;
+  }
+
+  // Takes the memory of what the form keeps; false where that has been done.
+  bool first_product() {
+    KeptForm<T>& form = job.call().form;
+    if (!form.jacobian || form.kept) return false;
+    const std::size_t bytes = static_cast<std::size_t>(job.call().tasks * form.size) * sizeof(T);
+    kept = std::make_unique<Scratch>(bytes);
+    form.kept = static_cast<T*>(kept->data());
+    if (poison) std::memset(form.kept, 0xff, bytes);
+    return true;
   }
 
   Job<T> job;
   std::vector<Index> present;  // samples of each task
+  std::unique_ptr<Scratch> kept;
 };
 
 template <class T>
@@ -52,10 +119,12 @@ void Linearised<T>::product(const T* vectors, bool shared, int threads, T* produ
   if (poison) std::memset(tangents, 0xff, static_cast<std::size_t>(threads * call.tangents.size) * sizeof(T));
   std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
   const Kernels<T>& table = kernels<T>();
+  const bool first = impl_->first_product();
   parallel_for(threads, call.tasks, [&](int thread, long task) {
     T* own = tangents + thread * call.tangents.size;
     if (!prepared[static_cast<std::size_t>(thread)]) table.prepare_tangents(call, own);
     prepared[static_cast<std::size_t>(thread)] = 1;
+    if (first) table.keep_form(call, impl_->job.workspace(task), own, task);
     table.kept_product(call, impl_->job.workspace(task), own, task);
   });
 }

@@ -70,6 +70,7 @@ T cross_entropy(const Sweep<T>& s, const Targets<T>& targets) {
 
 // sum over n of w_n scale E[-log N(a; mean, exp(log_std)^2)] over a of mean `centre` and variance `spread`.
 // Outputs are (mean, log_std), targets (centre, spread, scale). Per dimension, q is the expected squared z-score.
+// Keeps w scale / exp(log_std)^2 for the tangent.
 template <class T>
 T gaussian(const Sweep<T>& s, const Targets<T>& targets) {
   const Index half = s.network.outputs / 2, width = s.shape.output_width;
@@ -79,12 +80,14 @@ T gaussian(const Sweep<T>& s, const Targets<T>& targets) {
     const T* z = s.state + s.shape.output + r * width;
     const T* target = targets.values + r * (2 * half + 1);
     T* delta = s.state + s.shape.output_delta + r * width;
+    T* kept = s.state + s.shape.probabilities + r * width;
     const T weight = targets.weights[r] * target[2 * half];
     T row = 0;
     for (Index c = 0; c < half; ++c) {
       const T precision = exponential(T(-2) * z[half + c]), error = z[c] - target[c];
       const T q = precision * (target[half + c] + error * error);
       row += constant + z[half + c] + T(0.5) * q;
+      kept[c] = weight * precision;
       delta[c] = weight * precision * error;
       delta[half + c] = weight * (T(1) - q);
     }
@@ -102,12 +105,12 @@ void gaussian_tangent(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& ta
     const T* z_dot = d.state + s.shape.output + r * width;
     const T* target = targets.values + r * (2 * half + 1);
     T* delta_dot = d.state + s.shape.output_delta + r * width;
-    const T weight = targets.weights[r] * target[2 * half];
+    const T* precision = s.state + s.shape.probabilities + r * width;
     for (Index c = 0; c < half; ++c) {
-      const T precision = exponential(T(-2) * z[half + c]), error = z[c] - target[c];
-      const T q = precision * (target[half + c] + error * error), slope = precision * error;
-      delta_dot[c] = weight * (precision * z_dot[c] - T(2) * slope * z_dot[half + c]);
-      delta_dot[half + c] = weight * T(2) * (q * z_dot[half + c] - slope * z_dot[c]);
+      const T error = z[c] - target[c], slope = precision[c] * error;
+      const T q = precision[c] * (target[half + c] + error * error);
+      delta_dot[c] = precision[c] * z_dot[c] - T(2) * slope * z_dot[half + c];
+      delta_dot[half + c] = T(2) * (q * z_dot[half + c] - slope * z_dot[c]);
     }
   }
 }

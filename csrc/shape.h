@@ -102,8 +102,7 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
   shape.output_delta = shape.state;
   shape.state += aligned<T>(shape.rows * shape.output_width);
   shape.probabilities = shape.state;
-  const bool softmax = network.loss == Loss::cross_entropy || network.loss == Loss::categorical;
-  shape.state += softmax ? aligned<T>(shape.rows * shape.output_width) : 0;
+  shape.state += network.loss != Loss::mse ? aligned<T>(shape.rows * shape.output_width) : 0;
   shape.weight_gradient = shape.state;
   shape.state += aligned<T>(conv_gradient_size(places, layers));
   shape.places = places.data();

@@ -14,11 +14,12 @@ from fastmaml.recipes import run_policies as policies
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS, judge
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
+from fastmaml.rl.video import check_path
 
 OPTIONS = (
     "test_tasks", "test_steps", "test_shots", "test_queries", "shots", "queries",
     "split", "split_seed", "test_rotations", "data", "inner_lr", "test_lr_factor", "engine", "device", "seed",
-    "test_episodes", "test_lr", "horizon",
+    "test_episodes", "test_lr", "test_lr_later", "horizon",
 )  # fmt: skip
 """The fields of recipes that may differ from those of training."""
 
@@ -32,6 +33,11 @@ def add_to(commands: Any) -> None:
         "checkpoint", type=Path, help="folder that `fastmaml train` wrote, or one of the checkpoints in it"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV too")
+    parser.add_argument(
+        "--video", type=Path, metavar="FILE",
+        help="of a policy: draw an episode of the first test task after the last inner step, as FILE.gif; MuJoCo "
+        "draws without a screen where MUJOCO_GL is egl or osmesa",
+    )  # fmt: skip
     add_threads(parser)
     add_options(parser, *RECIPES.values(), *POLICY_RECIPES.values(), only=OPTIONS, defaults="that of the run")
     parser.set_defaults(run=run)
@@ -48,6 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     if kind is None:
         raise ValueError(f"{path} was not trained by a recipe of this version; known are {', '.join(_ALL)}")
     _check_known(kind, arguments)
+    if arguments.video is not None:
+        raise ValueError(
+            f"--video {arguments.video}: a run of {name} has no policy; it draws those of reinforcement learning"
+        )
     recipe = recipe_of(kind, arguments, trained)
     maml = recipe.maml()
     checkpoint.load_model(path, maml)
@@ -60,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _policies(path: Path, kind: type[PolicyRecipe], trained: dict[str, Any], arguments: argparse.Namespace) -> int:
     _check_known(kind, arguments)
+    if arguments.video is not None:
+        check_path(arguments.video)
     recipe = recipe_of(kind, arguments, trained)
     meta = recipe.meta()
     checkpoint.load_model(path, meta.policy)
@@ -67,6 +79,8 @@ def _policies(path: Path, kind: type[PolicyRecipe], trained: dict[str, Any], arg
     print(policies.return_table(recipe, judged))
     if arguments.csv is not None:
         policies.write_returns(recipe, judged, arguments.csv)
+    if arguments.video is not None:
+        policies.film(recipe, meta, judged, arguments.video)
     return 0
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from fastmaml.recipes import paper
 from fastmaml.recipes.options import check, option
 from fastmaml.rl.ant import Ant
-from fastmaml.rl.environments import BatchedEnvironment
+from fastmaml.rl.environments import BatchedEnvironment, gymnasium
 from fastmaml.rl.locomotion import HalfCheetah
 from fastmaml.rl.meta import MetaPolicy, Settings
 from fastmaml.rl.navigation import Navigation2D
 from fastmaml.rl.outer import PPO, TRPO, Outer, PolicyGradient
 from fastmaml.rl.policies import GaussianPolicy
+from fastmaml.rl.scaled import ScaledActions
 from fastmaml.rl.trainer import Validation
 
 
@@ -31,6 +33,7 @@ class PolicyRecipe(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    gymnasium_name: ClassVar[str]
 
     iterations: int = option(500, "meta-iterations; each is one meta-batch and one outer update", minimum=1)
     meta_batch: int = option(40, "tasks in a meta-batch", minimum=1)
@@ -53,7 +56,8 @@ class PolicyRecipe(ABC):
     test_tasks: int = option(40, "tasks to judge on; the 95% confidence intervals are over them", minimum=2)
     test_steps: int = option(3, "inner steps at test; every number from 0 to it is judged", minimum=0)
     test_episodes: int = option(20, "trajectories of a task at test, before each step and after the last", minimum=1)
-    test_lr: float = option(0.1, "step size of the first inner step at test; the others take half of it", minimum=0.0)
+    test_lr: float = option(0.1, "step size of the first inner step at test", minimum=0.0)
+    test_lr_later: float = option(0.05, "step size of all further inner steps at test", minimum=0.0)
     validate_every: int = option(10, "meta-iterations between two validations", minimum=1)
     validation_tasks: int = option(20, "tasks of a validation", minimum=1)
     seed: int = option(1, "seed of the initial weights, the tasks and the trajectories", minimum=0)
@@ -65,6 +69,11 @@ class PolicyRecipe(ABC):
     @abstractmethod
     def environment(self) -> BatchedEnvironment:
         """The tasks' simulator."""
+
+    def drawn(self, task: np.ndarray) -> Any:
+        """A task as Gymnasium's environment, which can be drawn; its actions are those of the recipe's simulator."""
+        options = {"render_mode": "rgb_array", "max_episode_steps": self.horizon, "disable_env_checker": True}
+        return gymnasium().make(self.gymnasium_name, goal=task, **options)
 
     def meta(self, environment: BatchedEnvironment | None = None) -> MetaPolicy:
         """The policy with its initial weights, the same for the same seed, ready to train.
@@ -97,8 +106,8 @@ class PolicyRecipe(ABC):
 
     @property
     def test_lrs(self) -> tuple[float, ...]:
-        """Step sizes of the inner steps at test: the first, and half of it for the others (appendix A.2)."""
-        return (self.test_lr, self.test_lr / 2)
+        """Step sizes of the inner steps at test: the first, and that of all others; in the paper half (A.2)."""
+        return (self.test_lr, self.test_lr_later)
 
     @property
     def test_seed(self) -> int:
@@ -114,21 +123,28 @@ class PolicyRecipe(ABC):
 class NavigationRecipe(PolicyRecipe):
     """The paper's 2D navigation: a point that moves to a goal which it is not shown.
 
-    Actions are clipped to ±0.1, so that of a standard deviation of 1, where the authors' code starts, little more than
-    the sign is left. docs/reinforcement.md has what was measured from other starts.
+    A policy's action of 1 is the largest step, 0.1, as in the authors' code (rllab's `normalize`). What remains after
+    adaptation is mostly hovering: docs/reinforcement.md has what was measured from which standard deviation.
     """
 
     name: ClassVar[str] = "nav2d"
     title: ClassVar[str] = "2D navigation, 100-100 policy (section 5.3)"
+    gymnasium_name: ClassVar[str] = "fastmaml/Navigation2D-v0"
 
-    iterations: int = option(80, "meta-iterations; each is one meta-batch and one outer update", minimum=1)
+    iterations: int = option(60, "meta-iterations; each is one meta-batch and one outer update", minimum=1)
     meta_batch: int = option(20, "tasks in a meta-batch", minimum=1)
-    log_std: float = option(-1.5, "log standard deviation of the actions at the start")
+    log_std: float = option(-1.0, "log standard deviation of the actions at the start")
+    test_lr_later: float = option(0.03, "step size of all further inner steps at test", minimum=0.0)
+    action_scale: float = option(0.1, "what an action of 1 moves the point by, at most 0.1 being possible", minimum=0.0)
     horizon: int = option(100, "most steps of a trajectory", minimum=1)
     test_episodes: int = option(40, "trajectories of a task at test, before each step and after the last", minimum=1)
 
     def environment(self) -> BatchedEnvironment:
-        return Navigation2D(self.horizon)
+        return ScaledActions(Navigation2D(self.horizon), self.action_scale)
+
+    def drawn(self, task: np.ndarray) -> Any:
+        environment = super().drawn(task)
+        return gymnasium().wrappers.TransformAction(environment, lambda action: action * self.action_scale, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +153,7 @@ class CheetahDirectionRecipe(PolicyRecipe):
 
     name: ClassVar[str] = "cheetah-dir"
     title: ClassVar[str] = "half-cheetah, direction, 100-100 policy (section 5.3)"
+    gymnasium_name: ClassVar[str] = "fastmaml/HalfCheetahDirection-v0"
 
     def environment(self) -> BatchedEnvironment:
         return HalfCheetah("direction", self.horizon)
@@ -148,6 +165,7 @@ class CheetahVelocityRecipe(PolicyRecipe):
 
     name: ClassVar[str] = "cheetah-vel"
     title: ClassVar[str] = "half-cheetah, velocity, 100-100 policy (section 5.3)"
+    gymnasium_name: ClassVar[str] = "fastmaml/HalfCheetahVelocity-v0"
 
     def environment(self) -> BatchedEnvironment:
         return HalfCheetah("velocity", self.horizon)
@@ -159,6 +177,7 @@ class AntDirectionRecipe(PolicyRecipe):
 
     name: ClassVar[str] = "ant-dir"
     title: ClassVar[str] = "ant, direction, 100-100 policy (section 5.3)"
+    gymnasium_name: ClassVar[str] = "fastmaml/AntDirection-v0"
 
     episodes: int = option(40, "trajectories of a task before each inner step, and after the last", minimum=1)
     test_episodes: int = option(40, "trajectories of a task at test, before each step and after the last", minimum=1)
@@ -173,6 +192,7 @@ class AntVelocityRecipe(PolicyRecipe):
 
     name: ClassVar[str] = "ant-vel"
     title: ClassVar[str] = "ant, velocity, 100-100 policy (section 5.3)"
+    gymnasium_name: ClassVar[str] = "fastmaml/AntVelocity-v0"
 
     def environment(self) -> BatchedEnvironment:
         return Ant("velocity", self.horizon)

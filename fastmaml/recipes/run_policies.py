@@ -10,6 +10,7 @@ import numpy as np
 from fastmaml.recipes.reinforcement import PolicyRecipe
 from fastmaml.recipes.run import check_folder, description
 from fastmaml.recipes.tables import plus_minus, table, write_csv
+from fastmaml.rl import video
 from fastmaml.rl.environments import BatchedEnvironment
 from fastmaml.rl.logs import return_rows
 from fastmaml.rl.meta import Judged, MetaPolicy
@@ -52,6 +53,21 @@ def judge(recipe: PolicyRecipe, meta: MetaPolicy, steps: int | None = None) -> J
     tasks = meta.environment.sample_tasks(recipe.test_tasks, generator)
     steps = recipe.test_steps if steps is None else steps
     return meta.evaluate(tasks, steps, recipe.test_episodes, recipe.test_lrs, generator)
+
+
+def film(recipe: PolicyRecipe, meta: MetaPolicy, judged: Judged, path: Path) -> None:
+    """Draws an episode of the first test task after the last inner step, and writes it as a GIF.
+
+    Raises:
+        NoRenderer: where the environment cannot be drawn, naming what to install or set.
+    """
+    task = recipe.environment().sample_tasks(recipe.test_tasks, np.random.default_rng(recipe.test_seed))[0]
+    fast = judged.fast[:1]
+    generator = np.random.default_rng(recipe.test_seed)
+    images = video.frames(
+        lambda: recipe.drawn(task), type(meta.policy), lambda x: meta.engine.predict(meta.plan, fast, x), generator
+    )
+    video.write(images, path)
 
 
 def return_table(recipe: PolicyRecipe, judged: Judged) -> str:

@@ -13,6 +13,7 @@ from fastmaml.rl.policies import CategoricalPolicy, GaussianPolicy
 from fastmaml.rl.random_state import random_state, set_random_state
 from fastmaml.rl.registration import register
 from fastmaml.rl.rollouts import Episodes, advantages, sample
+from fastmaml.rl.scaled import ScaledActions
 from fastmaml.rl.trainer import Trainer, TrainResult, Validation
 from fastmaml.rl.vector import GymnasiumEnvironment
 
@@ -33,6 +34,7 @@ __all__ = [
     "Navigation2D",
     "PolicyGradient",
     "Rewards",
+    "ScaledActions",
     "Settings",
     "TrainResult",
     "Trainer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from fastmaml.batch import Samples
 from fastmaml.engines.cpu import CpuEngine
@@ -12,6 +13,17 @@ from tests.csrc.networks import Problem, problem, relative
 from tests.csrc.test_convolution import problem as image_problem
 from tests.csrc.test_core import BOUNDS, CASES
 
+RELU = {"activation": nn.ReLU, "support": 131}
+STRAIGHT = {  # straight ReLU networks, whose products go through kept Jacobians and cross sums
+    "policy": lambda: problem([2, 100, 100, 2], loss="gaussian", **RELU),
+    "odd widths": lambda: problem([3, 20, 17, 3], loss="gaussian", ragged=True, **RELU),
+    "categorical": lambda: problem([2, 16, 16, 3], loss="categorical", **RELU),
+    "cross-entropy": lambda: problem([1, 9, 32, 2], loss="cross_entropy", **RELU),
+    "mse, one output": lambda: problem([1, 40, 40, 1], **RELU),
+    "no bias: as any other": lambda: problem([2, 20, 20, 2], bias=False, **RELU),
+    "many inputs: as any other": lambda: problem([17, 20, 20, 2], loss="gaussian", **RELU),
+    "four layers: as any other": lambda: problem([2, 20, 8, 20, 2], loss="gaussian", **RELU),
+}
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
 PIECES = {  # more samples than one piece of rows, or a whole number of pieces
     "several pieces": lambda: problem([3, 20, 2], loss="gaussian", support=131, ragged=True),
@@ -21,9 +33,9 @@ PIECES = {  # more samples than one piece of rows, or a whole number of pieces
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("case", [*CASES, *PIECES])
+@pytest.mark.parametrize("case", [*CASES, *PIECES, *STRAIGHT])
 def test_products_equal_the_reference(case: str, dtype: torch.dtype, isa: str) -> None:
-    p = (CASES | PIECES)[case]()
+    p = (CASES | PIECES | STRAIGHT)[case]()
     q, support = p.to(dtype), p.batch.support
     fast = p.parameters + 0.1 * torch.randn(support.num_tasks, p.plan.num_parameters, dtype=torch.float64)
     kept = CPU.linearise(q.plan, fast.to(dtype), q.batch.support)
@@ -66,6 +78,17 @@ def test_of_a_stationary_loss_the_gauss_newton_product_is_the_hessian(loss: str,
         assert relative(kept.product(vectors), REFERENCE.hvp(p.plan, fast, samples, vectors)) <= 1e-11
 
 
+@pytest.mark.parametrize("widths", [[2, 100, 100, 2], [3, 20, 3], [4, 20, 8, 20, 1], [3, 20, 17, 3]], ids=str)
+@pytest.mark.parametrize("loss", ["gaussian", "categorical", "mse"])
+def test_of_a_straight_relu_network_too(loss: str, widths: list[int], isa: str) -> None:
+    p = problem(widths, loss=loss, activation=nn.ReLU, support=90)
+    fast = p.parameters + 0.1 * torch.randn(3, p.plan.num_parameters, dtype=torch.float64)
+    samples = stationary(p, fast)
+    kept = CPU.linearise(p.plan, fast, samples, stationary=True)
+    for vectors in torch.randn(2, *fast.shape, dtype=torch.float64):
+        assert relative(kept.product(vectors), REFERENCE.hvp(p.plan, fast, samples, vectors)) <= 1e-11
+
+
 def test_one_start_and_one_vector_for_all_tasks() -> None:
     p = problem([3, 20, 2], loss="gaussian", support=70)
     starts, vector = p.parameters.expand(3, -1), torch.randn_like(p.parameters)
@@ -74,8 +97,10 @@ def test_one_start_and_one_vector_for_all_tasks() -> None:
     assert relative(REFERENCE.linearise(p.plan, p.parameters, p.batch.support).product(vector), each) <= 1e-12
 
 
-def test_bitwise_the_same_for_any_number_of_threads() -> None:
-    p, found = problem([3, 20, 2], loss="gaussian", support=70, tasks=7).to(torch.float32), []
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+def test_bitwise_the_same_for_any_number_of_threads(activation: type[nn.Module]) -> None:
+    p = problem([3, 20, 20, 2], loss="gaussian", activation=activation, support=70, tasks=7).to(torch.float32)
+    found = []
     before = torch.get_num_threads()
     vectors = torch.randn(7, p.plan.num_parameters)
     for threads in (1, 2, 5):
