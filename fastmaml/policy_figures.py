@@ -57,6 +57,28 @@ def returns(curves: Sequence[ReturnCurve], path: Path) -> None:
         write(figure, path)
 
 
+def course(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Returns before and after the inner steps over meta-iterations of training, from the rows of train.csv.
+
+    Thin: each meta-iteration, whose tasks are its own. Thick: a running mean over the last tenth of them, or ten.
+    """
+    iterations = np.array([int(row["iteration"]) for row in rows])
+    window = min(max(10, len(rows) // 10), len(rows))
+    with styled():
+        figure, (axis,) = grid(1, 1, width=7.2, height=3.6)
+        for column, label, colour in (
+            ("return_before", "before adaptation", _GREY), ("return_after", "after adaptation", COLOURS["MAML"]),
+        ):  # fmt: skip
+            values = np.array([float(row[column]) for row in rows])
+            means = np.convolve(values, np.full(window, 1 / window), "valid")
+            axis.plot(iterations, values, color=colour, linewidth=0.6, alpha=0.5)
+            axis.plot(iterations[window - 1 :], means, color=colour, label=label, marker="" if len(means) > 1 else "o")
+        axis.set_xlabel("meta-iterations")
+        axis.set_ylabel("mean return")
+        add_legend(figure, [axis])
+        write(figure, path)
+
+
 def trajectories(panels: Sequence[Trajectories], path: Path) -> None:
     """One panel a task: paths before and after adaptation, and the goal as a star."""
     styles = dict(zip((0, 1, 3), STEP_STYLES, strict=True))

@@ -53,5 +53,9 @@ def run_policies(arguments: argparse.Namespace) -> int:
     judged = policies.judge(recipe, meta)
     policies.write_returns(recipe, judged, arguments.out / "evaluation.csv")
     print(policies.return_table(recipe, judged))
-    print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}")
+    try:
+        drawn = f"{policies.draw_course(arguments.out).name} (returns of training)"
+    except ModuleNotFoundError as error:
+        drawn = f"no figure of training, as {error}"
+    print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}; {drawn}")
     return 0

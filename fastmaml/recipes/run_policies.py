@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastmaml import policy_figures as figures
 from fastmaml.recipes.reinforcement import PolicyRecipe
 from fastmaml.recipes.run import check_folder, description
 from fastmaml.recipes.tables import plus_minus, table, write_csv
@@ -53,6 +55,17 @@ def judge(recipe: PolicyRecipe, meta: MetaPolicy, steps: int | None = None) -> J
     tasks = meta.environment.sample_tasks(recipe.test_tasks, generator)
     steps = recipe.test_steps if steps is None else steps
     return meta.evaluate(tasks, steps, recipe.test_episodes, recipe.test_lrs, generator)
+
+
+def draw_course(folder: Path) -> Path:
+    """Draws the returns of training from train.csv, as course.png beside it.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is absent.
+    """
+    with (folder / "train.csv").open(newline="") as file:
+        figures.course(list(csv.DictReader(file)), folder / "course.png")
+    return folder / "course.png"
 
 
 def film(recipe: PolicyRecipe, meta: MetaPolicy, judged: Judged, path: Path) -> None:

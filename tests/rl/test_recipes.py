@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 
 import pytest
 
@@ -22,6 +23,8 @@ def test_train_then_evaluate(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "mean return over 3 test tasks of 2 trajectories" in said
     assert "-11.7" in said
+    if importlib.util.find_spec("matplotlib"):
+        assert (out / "course.png").stat().st_size > 10_000
     assert main(["evaluate", str(out), "--csv", str(tmp_path / "again.csv")]) == 0
     assert capsys.readouterr().out.strip() in said
     assert (tmp_path / "again.csv").read_text() == (out / "evaluation.csv").read_text()
