@@ -95,11 +95,7 @@ def operations(pass_name: str, layer: Mapping[str, Any], first: bool, samples: i
 
 def bytes_moved(pass_name: str, layer: Mapping[str, Any], first: bool, calls: int, samples: int) -> int:
     """The least that is read and written, weights in each call and maps of each sample."""
-    inputs, outputs = _counts(layer).get(pass_name, (0, 0))
-    if (
-        first and pass_name in _PAIRS and "given_size" not in layer
-    ):  # one product: its input, and the tangent or adjoint of its output
-        inputs, outputs = 1, 1
+    inputs, outputs = _counts(pass_name, layer, first)
     maps = inputs * _map(layer, layer["inputs"], layer["in_size"], dense=first) + outputs * _map(
         layer, layer["outputs"], layer.get("given_size", layer["out_size"])
     )
@@ -107,10 +103,15 @@ def bytes_moved(pass_name: str, layer: Mapping[str, Any], first: bool, calls: in
     return NUMBER * (maps * samples + weights * calls)
 
 
-def _counts(layer: Mapping[str, Any]) -> Counts:
+def _counts(pass_name: str, layer: Mapping[str, Any], first: bool) -> tuple[int, int]:
+    """Maps of the input's size and of the output's size."""
     if "given_size" in layer:
-        return _POOLED_STEM if layer["pool"] else _STEM
-    return _POOLED_NORM if layer["pool"] else _MAPS.get(layer["kind"], _POINTWISE)
+        counts = _POOLED_STEM if layer["pool"] else _STEM
+    elif first and pass_name in _PAIRS:  # one product: its input, and the tangent or adjoint of its output
+        return 1, 1
+    else:
+        counts = _POOLED_NORM if layer["pool"] else _MAPS.get(layer["kind"], _POINTWISE)
+    return counts.get(pass_name, (0, 0))
 
 
 def _multiply_adds(layer: Mapping[str, Any]) -> int:

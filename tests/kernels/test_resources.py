@@ -7,13 +7,12 @@ by Triton 3.6; with another one small differences are let pass. After a change t
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import triton
+
+from tests.kernels.compiler import answer_of
 
 HELD = json.loads(Path(__file__).with_name("resources.json").read_text())
 SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}  # bytes that a block may have
@@ -21,12 +20,7 @@ SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}  # bytes that a block may ha
 
 @pytest.fixture(scope="module")
 def found():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.compile_kernels"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return answer_of("compile_kernels")
 
 
 def test_the_table_is_of_these_kernels(found):
