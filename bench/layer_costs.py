@@ -3,6 +3,8 @@
 Operations are products that meet a pixel of the image, as in bench.operations. Bytes are the least that a pass moves:
 each map of activations as often as it is read or written from one end to the other, channels padded as they lie in
 memory, and the weights once a call. What stays in a cache costs less: a pass may come out above the memory's rate.
+Batch norms are taken to find x-hat from their outputs; where a scale or shift is too far from one or zero for that,
+the chosen inputs are kept as well.
 """
 
 from __future__ import annotations
@@ -28,29 +30,29 @@ _PRODUCTS: Counts = {
 }
 _NORM: Counts = {
     "forward": (2, 1),  # statistics; then z again, and y
-    "sums": (0, 2),
+    "sums": (0, 2),  # where no convolution has taken them on its way
     "backward": (2, 1),
-    "tangent forward": (3, 3),  # statistics of z and of its tangent; then the tangent again, z, y and its tangent
-    "tangent sums": (0, 4),
+    "tangent forward": (3, 3),  # statistics of z and of its tangent; then the tangent again, y, its adjoint and tangent
+    "tangent sums": (0, 2),
     "tangent backward": (4, 2),
 }
 _POOLED_NORM: Counts = {
     **_NORM,
-    "forward": (2, 3),  # which input was chosen, and its value
+    "forward": (2, 2),  # which input was chosen
     "backward": (2, 2),
-    "tangent forward": (3, 5),
+    "tangent forward": (3, 4),
     "tangent backward": (4, 3),
 }
-_STEM: Counts = {  # the largest inputs of the windows and the outputs; the convolution's output is never kept
-    "forward": (1, 2),
+_STEM: Counts = {  # the convolution's output is never kept
+    "forward": (1, 1),
     "gradient": (1, 1),
-    "tangent forward": (1, 4),
+    "tangent forward": (1, 3),
     "tangent gradient": (1, 2),
 }
-_POOLED_STEM: Counts = {  # and which of its window was the largest
-    "forward": (1, 3),
+_POOLED_STEM: Counts = {  # which of its window was the largest
+    "forward": (1, 2),
     "gradient": (1, 2),
-    "tangent forward": (1, 5),
+    "tangent forward": (1, 4),
     "tangent gradient": (1, 3),
 }
 _POINTWISE: Counts = {

@@ -1,5 +1,5 @@
 // Batch norm over all pixels of a task's images, with the ReLU and the max-pooling after it in the same pass.
-// x-hat is never kept: it is (z - mean) rstd. Derivation: docs/convolutions.md.
+// x-hat is never kept: it is (z - mean) rstd, or (y - shift) / scale. Derivation: docs/convolutions.md.
 #pragma once
 
 #include "batch_norm.h"
@@ -8,6 +8,7 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
+constexpr double kMost = 2;   // scales from 1 / kMost to kMost and shifts up to kMost leave y the digits of x-hat
 constexpr Index kSpan = 128;  // pixels summed in the working precision before they are added in double
 
 // Calls f(first sample, last, first pixel, last) for spans of about kSpan pixels.
@@ -31,6 +32,7 @@ struct ImageNorm {
   T *selected, *choice, *statistics;
   double* sums;
   const T *scale, *shift;
+  bool plain;  // x-hat = (y - shift) / scale wherever the ReLU is open: the inputs need not be kept
 
   T* row(Statistic which) const { return statistics + which * width; }
   double* sum(Index which) const { return sums + which * width; }
@@ -43,6 +45,17 @@ struct ImageNorm {
 };
 
 template <class T>
+bool is_plain(const Layer& layer, const T* scale, const T* shift) {
+  constexpr T most = T(kMost), least = 1 / most;
+  bool plain = true;
+  for (Index c = 0; c < layer.out; ++c) {
+    if (scale) plain &= scale[c] >= least && scale[c] <= most;
+    if (shift) plain &= shift[c] >= -most && shift[c] <= most;
+  }
+  return plain;
+}
+
+template <class T>
 ImageNorm<T> image_norm(const Sweep<T>& s, Index l) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
@@ -50,6 +63,8 @@ ImageNorm<T> image_norm(const Sweep<T>& s, Index l) {
   if (layer.stem) z = {s.state + p.lines, 0, layer.in_size[1] * padded<T>(layer.in), padded<T>(layer.in)};
   else if (l > 0 || s.data) z = s.input_map(l);
   if (l > 0 && !layer.stem) dz = s.delta_map(l);
+  const T* scale = layer.weight >= 0 ? s.theta + p.scale : nullptr;
+  const T* shift = layer.bias >= 0 ? s.theta + p.shift : nullptr;
   return {layer,
           s.n,
           padded<T>(layer.out),
@@ -63,8 +78,14 @@ ImageNorm<T> image_norm(const Sweep<T>& s, Index l) {
           s.state + p.choice,
           s.state + p.statistics,
           reinterpret_cast<double*>(s.state + p.sums),
-          layer.weight >= 0 ? s.theta + p.scale : nullptr,
-          layer.bias >= 0 ? s.theta + p.shift : nullptr};
+          scale,
+          shift,
+          is_plain(layer, scale, shift)};
+}
+
+template <class T>
+inline void zero_sums(const ImageNorm<T>& b, Index first, Index last) {
+  for (double* at = b.sum(first); at < b.sum(last); ++at) *at = 0;
 }
 
 template <class T>
@@ -96,7 +117,7 @@ void finish_statistics(const ImageNorm<T>& b) {
 template <class T>
 void image_statistics(const ImageNorm<T>& b) {
   using V = Wide<T>;
-  for (Index i = 0; i < 2 * b.width; ++i) b.sums[i] = 0;
+  zero_sums(b, 0, 2);
   double before = 0;
   for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
     const Index count = (s1 - s0) * (p1 - p0);
@@ -131,6 +152,28 @@ struct Affine {
   Wide<T> operator()(Wide<T> z) const { return (z - mean) * factor + shift; }
 };
 
+template <class T>
+Wide<T> inverse_scale(const ImageNorm<T>& b, Index c) {
+  const Wide<T> one = splat<Wide<T>>(T(1));
+  if (!b.scale) return one;
+  const Wide<T> scale = load<Wide<T>>(b.scale + c);
+  return one / (scale == Wide<T>{} ? one : scale);  // zero: padding
+}
+
+// x-hat of a vector of channels, from the output or from the input that it was made of; where a ReLU is closed, any
+// number, which the ReLU's mask then takes away.
+template <class T>
+struct Normalised {
+  Wide<T> less, factor;
+  Normalised(const ImageNorm<T>& b, Index c)
+      : less(load<Wide<T>>(b.row(kMean) + c)), factor(load<Wide<T>>(b.row(kRstd) + c)) {
+    if (!b.plain) return;
+    less = b.shift ? load<Wide<T>>(b.shift + c) : Wide<T>{};
+    factor = inverse_scale(b, c);
+  }
+  Wide<T> of(Wide<T> value) const { return (value - less) * factor; }
+};
+
 // The first largest of a window, and the input it was made of; NaN counts as largest, as in torch.
 template <int Side, class T>
 inline Wide<T> largest(const ImageNorm<T>& b, const Affine<T>& affine, const T* window, Wide<T>& input,
@@ -158,7 +201,7 @@ void pooled_line(const ImageNorm<T>& b, const Affine<T>& affine, const T* z, Ind
     V input, index;
     const V best = largest<Side>(b, affine, z + x * b.layer.window.stride[1] * b.z.pixel + c, input, index);
     const Index at = ((s * b.layer.out_size[0] + y) * b.layer.out_size[1] + x) * b.width + c;
-    store(b.selected + at, input);
+    if (!b.plain) store(b.selected + at, input);
     store(b.choice + at, index);
     store(b.y(s, y, x) + c, b.layer.relu ? relu(best) : best);
   }
@@ -169,7 +212,8 @@ void plain_line(const ImageNorm<T>& b, const Affine<T>& affine, const T* z, Inde
   using V = Wide<T>;
   for (Index x = 0; x < b.layer.out_size[1]; ++x) {
     const V input = load<V>(z + x * b.z.pixel + c), value = affine(input);
-    if (b.layer.stem) store(b.selected + (s * b.selected_pixels + y * b.layer.out_size[1] + x) * b.width + c, input);
+    if (b.layer.stem && !b.plain)
+      store(b.selected + (s * b.selected_pixels + y * b.layer.out_size[1] + x) * b.width + c, input);
     store(b.y(s, y, x) + c, b.layer.relu ? relu(value) : value);
   }
 }
@@ -198,62 +242,6 @@ void image_norm_forward(const Sweep<T>& sweep, Index l) {
   image_statistics(b);
   for (Index s = 0; s < b.n; ++s)
     for (Index y = 0; y < b.layer.out_size[0]; ++y) norm_line(b, b.z(s, y * line_step(b), 0), s, y);
-}
-
-// Sums over output pixels of two quantities f gives, into the rows kMeanDelta and kMeanDeltaX.
-template <class T, class F>
-void sum_outputs(const ImageNorm<T>& b, F f) {
-  for (Index i = 0; i < 2 * b.width; ++i) b.sums[i] = 0;
-  for_spans(b.n, b.selected_pixels, [&](Index s0, Index s1, Index p0, Index p1) {
-    for (Index c = 0; c < b.width; c += kLanes<T>) {
-      Wide<T> first{}, second{};
-      f(s0, s1, p0, p1, c, first, second);
-      add_lanes<T>(first, b.sum(0) + c);
-      add_lanes<T>(second, b.sum(1) + c);
-    }
-  });
-  for (Index c = 0; c < b.width; ++c) {
-    b.row(kMeanDelta)[c] = static_cast<T>(b.sum(0)[c]);
-    b.row(kMeanDeltaX)[c] = static_cast<T>(b.sum(1)[c]);
-  }
-}
-
-// sum of y-bar, and of y-bar x-hat
-template <class T>
-void image_norm_sums(const Sweep<T>& sweep, Index l) {
-  const Timed timed("sums", l, sweep.n);
-  using V = Wide<T>;
-  const ImageNorm<T> b = image_norm(sweep, l);
-  sum_outputs(b, [&](Index s0, Index s1, Index p0, Index p1, Index c, V& first, V& second) {
-    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
-    for (Index s = s0; s < s1; ++s)
-      for (Index p = p0; p < p1; ++p) {
-        const V dy = load<V>(b.dy.at + s * b.dy.sample + p * b.dy.pixel + c);
-        first += dy;
-        second += dy * ((load<V>(b.chosen(s, p) + c) - mean) * rstd);
-      }
-  });
-}
-
-// sum of y-bar-dot, and of y-bar-dot x-hat + y-bar x-hat-dot
-template <class T>
-void image_norm_tangent_sums(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
-  const Timed timed("tangent sums", l, sweep.n);
-  using V = Wide<T>;
-  const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
-  sum_outputs(t, [&](Index s0, Index s1, Index p0, Index p1, Index c, V& first, V& second) {
-    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
-    const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
-    for (Index s = s0; s < s1; ++s)
-      for (Index p = p0; p < p1; ++p) {
-        const V dy = load<V>(b.dy.at + s * b.dy.sample + p * b.dy.pixel + c);
-        const V dy_dot = load<V>(t.dy.at + s * t.dy.sample + p * t.dy.pixel + c);
-        const V x = (load<V>(b.chosen(s, p) + c) - mean) * rstd;
-        const V z_dot = t.z.at ? load<V>(t.chosen(s, p) + c) : V{};  // the data do not move
-        first += dy_dot;
-        second += dy_dot * x + dy * (rstd * (z_dot - mean_dot - x * mean_x));
-      }
-  });
 }
 
 template <class T>
@@ -333,7 +321,7 @@ void image_norm_backward(const Sweep<T>& sweep, Index l) {
 template <class T>
 void image_tangent_statistics(const ImageNorm<T>& b, const ImageNorm<T>& t) {
   using V = Wide<T>;
-  for (Index i = 0; i < 2 * t.width; ++i) t.sums[i] = 0;
+  zero_sums(t, 0, 2);
   if (t.z.at)
     for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
       for (Index c = 0; c < b.width; c += kLanes<T>) {
@@ -355,54 +343,53 @@ void image_tangent_statistics(const ImageNorm<T>& b, const ImageNorm<T>& t) {
   }
 }
 
-// The tangent of the input that max-pooling has chosen, of window x in the line of tangents at `line`; kept for the way
-// back.
+// The tangent of the input that max-pooling has chosen, of window x in the line of tangents at `line`.
 template <class T>
 inline Wide<T> chosen_tangent(const ImageNorm<T>& b, const ImageNorm<T>& t, const T* line, Index s, Index p, Index x,
                               Index c) {
   using V = Wide<T>;
   if (!line) return V{};
+  if (!b.layer.pool) return load<V>(line + x * t.z.pixel + c);
   const Window& w = b.layer.window;
-  V chosen{};
-  if (!b.layer.pool) {
-    chosen = load<V>(line + x * t.z.pixel + c);
-    if (b.layer.stem) store(t.selected + (s * b.selected_pixels + p) * b.width + c, chosen);
-    return chosen;
-  }
   const V choice = load<V>(b.chosen_by(s, p) + c);
+  V chosen{};
   const T* window = line + x * w.stride[1] * t.z.pixel + c;
   T number = 0;
   for (Index ky = 0; ky < w.kernel[0]; ++ky)
     for (Index kx = 0; kx < w.kernel[1]; ++kx, number += T(1))
       chosen = choice == splat<V>(number) ? load<V>(window + ky * t.z.row + kx * t.z.pixel) : chosen;
-  store(t.selected + (s * b.selected_pixels + p) * b.width + c, chosen);
   return chosen;
 }
 
-// As norm_line, of the tangents; no line: they are zero.
+// As norm_line, of the tangents; no line: they are zero. The sum of y-bar x-hat-dot is taken on the way.
 template <class T>
 void norm_tangent_line(const ImageNorm<T>& b, const ImageNorm<T>& t, const T* line, Index s, Index y) {
   using V = Wide<T>;
   for (Index c = 0; c < b.width; c += kLanes<T>) {
-    const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
+    const Normalised<T> normalised(b, c);
+    const V rstd = load<V>(b.row(kRstd) + c);
     const V mean_dot = load<V>(t.row(kMean) + c), mean_x = load<V>(t.row(kMeanX) + c);
     const V scale = b.scale ? load<V>(b.scale + c) : splat<V>(T(1));
     const V scale_dot = t.scale ? load<V>(t.scale + c) : V{};
     const V shift_dot = t.shift ? load<V>(t.shift + c) : V{};
+    V moved{};
     for (Index x = 0; x < b.layer.out_size[1]; ++x) {
       const Index p = y * b.layer.out_size[1] + x;
       const V z_dot = chosen_tangent(b, t, line, s, p, x, c);
-      const V x_hat = (load<V>(b.chosen(s, p) + c) - mean) * rstd;
+      const V x_hat = normalised.of(load<V>((b.plain ? b.y(s, y, x) : b.chosen(s, p)) + c));
       const V x_dot = rstd * (z_dot - mean_dot - x_hat * mean_x);
       const V y_dot = x_dot * scale + x_hat * scale_dot + shift_dot;
       store(t.y(s, y, x) + c, b.layer.relu ? gate(y_dot, load<V>(b.y(s, y, x) + c)) : y_dot);
+      moved += load<V>(b.dy(s, y, x) + c) * x_dot;
     }
+    add_lanes<T>(moved, t.sum(2) + c);
   }
 }
 
 template <class T>
 void image_norm_tangent_forward(const Sweep<T>& sweep, const Sweep<T>& direction, Index l) {
   const ImageNorm<T> b = image_norm(sweep, l), t = image_norm(direction, l);
+  zero_sums(t, 2, 3);
   image_tangent_statistics(b, t);
   for (Index s = 0; s < b.n; ++s)
     for (Index y = 0; y < b.layer.out_size[0]; ++y)

@@ -1,6 +1,7 @@
 // What each kind of layer does to images, pass by pass; and the borders, which no pass writes.
 #pragma once
 
+#include "conv_adjoint.h"
 #include "conv_gradient.h"
 #include "image_layers.h"
 #include "image_norm.h"

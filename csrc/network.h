@@ -104,7 +104,7 @@ struct LayerPlace {
 
 // batch norm keeps these rows of [width] beside x-hat
 enum Statistic : Index { kRstd = 0, kMeanDelta, kMeanDeltaX, kRstdTangent, kMean, kMeanX, kNumStatistics };
-constexpr Index kNumSums = 2;
+constexpr Index kNumSums = 3;
 
 struct Network {
   const Layer* layers = nullptr;

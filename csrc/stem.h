@@ -103,6 +103,7 @@ void stem_forward(const Sweep<T>& s) {
 template <class T>
 void stem_tangent_forward(const Sweep<T>& s, const Sweep<T>& d) {
   const Stem<T> stem(s, s), tangent(s, d);
+  zero_sums(tangent.b, 2, 3);
   spread_weights(tangent);
   for (Index c = 0; c < stem.b.width; ++c)  // mean of x-hat z-dot
     tangent.b.row(kMeanX)[c] =
@@ -132,14 +133,17 @@ struct Windows {
   }
 };
 
+constexpr Index kPackedPanels = 4;  // so many are packed together: outputs are then read as they lie
+
 // Adjoints of a chunk's outputs, `adjoint(place, channel)`, each where max-pooling has found it and zero beside.
 template <class T, class Adjoint>
-void pack_windows(const Stem<T>& stem, const Windows& chunk, Index pooled, Index panel, Adjoint adjoint, T* to) {
+void pack_windows(const Stem<T>& stem, const Windows& chunk, Index pooled, Index panel, Index panels, Adjoint adjoint,
+                  T (*to)[kChunk * kPanel<T>]) {
   using V = Wide<T>;
   for (Index i = 0; i < chunk.count; ++i)
-    for (Index c = 0; c < kPanel<T>; c += kLanes<T>) {
+    for (Index c = 0; c < panels * kPanel<T>; c += kLanes<T>) {
       const V g = adjoint(chunk.outputs[i], panel + c);
-      T* at = to + i * pooled * kPanel<T> + c;
+      T* at = to[c / kPanel<T>] + i * pooled * kPanel<T> + c % kPanel<T>;
       if (!stem.norm.pool) {
         store(at, g);
         continue;
@@ -162,11 +166,15 @@ void sum_windows(const Stem<T>& stem, const Map<T>& x, Adjoint adjoint, T* sums)
   Windows chunk;
   bool first = true;
   const auto flush = [&] {
-    alignas(kPadBytes) T packed[kChunk * kPanel<T>];
-    for (Index panel = 0; panel < stem.b.width; panel += kPanel<T>) {
-      pack_windows(stem, chunk, pooled, panel, adjoint, packed);
-      const PixelSum<T> term{x.at, packed};
-      sum_chunk(&term, 1, row_at, rows, chunk.patches, chunk.count * pooled, first, sums + panel * rows);
+    alignas(kPadBytes) T packed[kPackedPanels][kChunk * kPanel<T>];
+    for (Index panel = 0; panel < stem.b.width; panel += kPackedPanels * kPanel<T>) {
+      const Index left = (stem.b.width - panel) / kPanel<T>, panels = left < kPackedPanels ? left : kPackedPanels;
+      pack_windows(stem, chunk, pooled, panel, panels, adjoint, packed);
+      for (Index i = 0; i < panels; ++i) {
+        const PixelSum<T> term{x.at, packed[i]};
+        T* to = sums + (panel + i * kPanel<T>)*rows;
+        sum_chunk(&term, 1, row_at, rows, chunk.patches, chunk.count * pooled, first, to);
+      }
     }
     first = false;
     chunk.count = 0;

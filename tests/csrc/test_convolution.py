@@ -136,6 +136,22 @@ def test_every_verb_equals_the_reference(name: str, ragged: bool, dtype: torch.d
     assert all(error <= BOUNDS[dtype] for error in found.values()), found
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(0, 0), (-1, -1), (0.01, 0.1), (30, 90), (0.5, 2), (2, -2)])
+@pytest.mark.parametrize("name", ["strided", "pooled", "stem", "large patches", "relu before norm"])
+def test_norms_whose_outputs_have_few_digits_of_what_they_normalised(
+    name: str, scale: float, shift: float, isa: str
+) -> None:
+    p = problem(name)
+    for slot in p.plan.slots:
+        owner, _, parameter = slot.name.rpartition(".")
+        if isinstance(p.plan.module.get_submodule(owner), nn.BatchNorm2d):
+            p.parameters[slot.offset + 1] = scale if parameter == "weight" else shift  # one channel's
+    found = errors(p, torch.float64)
+    assert all(error <= 1e-11 for error in found.values()), found
+    single = errors(p, torch.float32)
+    assert all(error <= 1e-4 for error in single.values()), single
+
+
 @pytest.mark.parametrize("name", ["strided", "pooled"])
 def test_first_order(name: str) -> None:
     found = errors(problem(name, steps=3, rule=FirstOrder()), torch.float64)
