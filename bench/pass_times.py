@@ -20,6 +20,7 @@ from bench.environment import machine
 from bench.layer_costs import bytes_moved, joined, name_of, operations
 from bench.operations import necessary
 from bench.problem import CASES
+from bench.report import paired
 from fastmaml import _core
 from fastmaml.engines.core_model import core_model
 from fastmaml.plan import Plan
@@ -102,12 +103,13 @@ def measure(case: str, turns: int, turn_seconds: float) -> Profile:
     step, product = Entry(case, ours(problem, "cpu")), sgemm()
     take_turns([product, step], turns, turn_seconds)
     assert step.step is not None
+    ratio = paired(product, step)
     assert step.seconds is not None
-    assert product.seconds is not None
+    assert ratio is not None
     rows, timed_wall = _profile(plan, tuple(batch.support.x.shape[2:]), step.step, calls=turns)
     sizes = batch.num_tasks, batch.support.num_samples, batch.query.num_samples
     least = necessary(plan, *sizes, problem.steps, tuple(batch.support.x.shape[2:]))
-    return Profile(rows, step.seconds, timed_wall, 2 * 2048**3 / product.seconds, least)
+    return Profile(rows, step.seconds, timed_wall, 2 * 2048**3 / (ratio * step.seconds), least)
 
 
 def _profile(plan: Plan, sample: tuple[int, ...], step: Callable[[], Any], calls: int) -> tuple[list[Row], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,12 @@ class Overhead:
         return f"{'':14} {self.name}: Python {self.python * 1e6:.1f} µs a call{core}"
 
 
+def paired(entry: Entry, other: Entry) -> float | None:
+    """How many times as long as the other it takes: the median over turns, in which both met the same machine."""
+    ratios = [mine / theirs for mine, theirs in zip(entry.turns, other.turns, strict=False)]
+    return statistics.median(ratios) if ratios else None
+
+
 @dataclass(frozen=True)
 class CaseReport:
     """What was measured of one case.
@@ -31,27 +38,29 @@ class CaseReport:
         name: of the case.
         entries: the contestants, ours first.
         operations: necessary floating-point operations of one meta-gradient.
-        sgemm_rate: operations a second of torch's matrix product in the same run.
+        product: torch's matrix product, timed in the same turns, and its operations.
         overheads: what Python costs, where it was measured.
     """
 
     name: str
     entries: Sequence[Entry]
     operations: int
-    sgemm_rate: float
+    product: Entry
+    product_operations: int
     overheads: Sequence[Overhead] = ()
 
     @property
-    def ours(self) -> float | None:
-        return next((entry.seconds for entry in self.entries if entry.name == OURS), None)
+    def ours(self) -> Entry | None:
+        return next((entry for entry in self.entries if entry.name == OURS), None)
 
     def share(self, entry: Entry) -> float | None:
         """Of the SGEMM rate, counting necessary operations only."""
-        return None if entry.seconds is None else self.operations / entry.seconds / self.sgemm_rate
+        ratio = paired(self.product, entry)
+        return None if ratio is None else ratio * self.operations / self.product_operations
 
     def times_ours(self, entry: Entry) -> float | None:
         """How many times as long as ours it takes."""
-        return None if entry.seconds is None or self.ours is None else entry.seconds / self.ours
+        return None if self.ours is None else paired(entry, self.ours)
 
     def lines(self) -> list[str]:
         header = f"{'':14} {'ms':>10} {'× ours':>8} {'of SGEMM':>9} {'error':>9} {'first call, s':>14}"
@@ -63,7 +72,9 @@ class CaseReport:
         return {
             "case": self.name,
             "necessary_operations": self.operations,
-            "sgemm_operations_per_second": self.sgemm_rate,
+            "sgemm_operations_per_second": self.product_operations / seconds
+            if (seconds := self.product.seconds)
+            else None,
             "overheads": [dataclasses.asdict(overhead) for overhead in self.overheads],
             "contestants": [self._entry_data(entry) for entry in self.entries],
         }

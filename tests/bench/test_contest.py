@@ -95,17 +95,18 @@ def test_a_rival_that_never_ends_is_given_up(problem, monkeypatch):
 
 def test_report_counts_shares_and_ratios():
     mine = Entry(contest.OURS, error=1e-7, first_call=0.1, turns=[1.0, 2.0, 9.0])
-    theirs = Entry("loop", error=1e-7, first_call=0.1, turns=[20.0])
+    theirs = Entry("loop", error=1e-7, first_call=0.1, turns=[20.0, 20.0, 80.0])
     wrong = Entry("higher", obstacle="wrong: far off")
     report = CaseReport(
         "case",
         [mine, theirs, wrong],
         operations=40,
-        sgemm_rate=100.0,
+        product=Entry("sgemm", turns=[2.0, 2.0, 3.0]),
+        product_operations=200,
         overheads=[Overhead("ours", 2e-5, 1e-4), Overhead("torch", 1e-5, None)],
     )
-    assert report.times_ours(theirs) == 10
-    assert report.share(mine) == pytest.approx(0.2)
+    assert report.times_ours(theirs) == 10  # of 20, 10 and 80/9
+    assert report.share(mine) == pytest.approx(0.2)  # of 0.4, 0.2 and 0.07
     assert [report.times_ours(wrong), report.share(wrong)] == [None, None]
     text = "\n".join(report.lines())
     assert "higher         wrong: far off" in text
