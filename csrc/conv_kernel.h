@@ -9,8 +9,6 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
-constexpr int kPanelVectors = static_cast<int>(kPadBytes) / kVectorBytes;
-
 #if FASTMAML_VECTOR_BYTES == 64
 constexpr int kMostPanels = 4, kTileRows = 6, kNarrowTileRows = 8;  // 24 of 32 registers accumulate
 #elif FASTMAML_VECTOR_BYTES == 32

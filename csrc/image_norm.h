@@ -93,6 +93,24 @@ inline void add_lanes(const Wide<T>& value, double* to) {
   for (int i = 0; i < kLanes<T>; ++i) to[i] += static_cast<double>(value[i]);
 }
 
+// The vectors of one panel of channels: several sums at a time hide the latency of one.
+template <class F>
+inline void for_vectors(F f) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kPanelVectors; ++v) f(v);
+}
+
+template <class T>
+struct Vectors {
+  Wide<T> of[kPanelVectors] = {};
+  void take(const T* from) {
+    for_vectors([&](int v) { of[v] = load<Wide<T>>(from + v * kLanes<T>); });
+  }
+  void add_to(double* to) const {
+    for_vectors([&](int v) { add_lanes<T>(of[v], to + v * kLanes<T>); });
+  }
+};
+
 // A span's own mean and squared deviations join the totals (Chan, Golub, LeVeque 1979).
 template <class T>
 inline void join(Wide<T> mean, Wide<T> squares, double count, double before, double* means, double* total_squares) {
@@ -122,17 +140,22 @@ void image_statistics(const ImageNorm<T>& b) {
   for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
     const Index count = (s1 - s0) * (p1 - p0);
     const T inverse = T(1) / static_cast<T>(count);
-    for (Index c = 0; c < b.width; c += kLanes<T>) {
-      V mean{}, squares{};
-      for (Index s = s0; s < s1; ++s)
-        for (Index p = p0; p < p1; ++p) mean += load<V>(b.z.at + s * b.z.sample + p * b.z.pixel + c);
-      mean *= inverse;
-      for (Index s = s0; s < s1; ++s)
-        for (Index p = p0; p < p1; ++p) {
-          const V apart = load<V>(b.z.at + s * b.z.sample + p * b.z.pixel + c) - mean;
-          squares += apart * apart;
-        }
-      join<T>(mean, squares, static_cast<double>(count), before, b.sum(0) + c, b.sum(1) + c);
+    for (Index panel = 0; panel < b.width; panel += kPanel<T>) {
+      Vectors<T> mean, squares;
+      const auto each_pixel = [&](auto add) {
+        for (Index s = s0; s < s1; ++s)
+          for (Index p = p0; p < p1; ++p) {
+            const T* z = b.z.at + s * b.z.sample + p * b.z.pixel + panel;
+            for_vectors([&](int v) { add(v, load<V>(z + v * kLanes<T>)); });
+          }
+      };
+      each_pixel([&](int v, V z) { mean.of[v] += z; });
+      for_vectors([&](int v) { mean.of[v] *= inverse; });
+      each_pixel([&](int v, V z) { squares.of[v] += (z - mean.of[v]) * (z - mean.of[v]); });
+      for_vectors([&](int v) {
+        const Index c = panel + v * kLanes<T>;
+        join<T>(mean.of[v], squares.of[v], static_cast<double>(count), before, b.sum(0) + c, b.sum(1) + c);
+      });
     }
     before += static_cast<double>(count);
   });
@@ -324,17 +347,22 @@ void image_tangent_statistics(const ImageNorm<T>& b, const ImageNorm<T>& t) {
   zero_sums(t, 0, 2);
   if (t.z.at)
     for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
-      for (Index c = 0; c < b.width; c += kLanes<T>) {
-        const V mean = load<V>(b.row(kMean) + c), rstd = load<V>(b.row(kRstd) + c);
-        V first{}, second{};
+      for (Index panel = 0; panel < b.width; panel += kPanel<T>) {
+        Vectors<T> mean, rstd, first, second;
+        mean.take(b.row(kMean) + panel);
+        rstd.take(b.row(kRstd) + panel);
         for (Index s = s0; s < s1; ++s)
           for (Index p = p0; p < p1; ++p) {
-            const V z_dot = load<V>(t.z.at + s * t.z.sample + p * t.z.pixel + c);
-            first += z_dot;
-            second += z_dot * ((load<V>(b.z.at + s * b.z.sample + p * b.z.pixel + c) - mean) * rstd);
+            const T* z = b.z.at + s * b.z.sample + p * b.z.pixel + panel;
+            const T* dot = t.z.at + s * t.z.sample + p * t.z.pixel + panel;
+            for_vectors([&](int v) {
+              const V z_dot = load<V>(dot + v * kLanes<T>);
+              first.of[v] += z_dot;
+              second.of[v] += z_dot * ((load<V>(z + v * kLanes<T>) - mean.of[v]) * rstd.of[v]);
+            });
           }
-        add_lanes<T>(first, t.sum(0) + c);
-        add_lanes<T>(second, t.sum(1) + c);
+        first.add_to(t.sum(0) + panel);
+        second.add_to(t.sum(1) + panel);
       }
     });
   for (Index c = 0; c < t.width; ++c) {

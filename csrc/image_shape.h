@@ -9,11 +9,15 @@
 namespace fastmaml {
 
 // Lays out images of `size` pixels with the borders given; returns the elements of one sample.
-static inline Index lay_out(Image& image, Index pixel) {
+template <class T>
+Index lay_out(Image& image, Index pixel) {
   const Index wide = image.before[1] + image.size[1] + image.after[1];
   const Index high = image.before[0] + image.size[0] + image.after[0];
   image.pixel = pixel;
   image.row = wide * pixel;
+  // An odd number of cache lines: pixels that a stride lets be read from several rows else meet in a few sets.
+  const bool bordered = image.before[1] + image.after[1] > 0;
+  if (bordered && pixel % kPanel<T> == 0 && image.row / kPanel<T> % 2 == 0) image.row += kPanel<T>;
   image.sample = high * image.row;
   image.origin = image.before[0] * image.row + image.before[1] * pixel;
   return image.sample;
@@ -103,7 +107,8 @@ void place_image(const Layer* before, const Layer& layer, LayerPlace<T>& place, 
   place.input_image = input_image(layer);
   place.delta_image = delta_image(before, layer);
   const Index pixel = padded<T>(layer.in);
-  const Index input = lay_out(place.input_image, dense ? layer.in : pixel), delta = lay_out(place.delta_image, pixel);
+  const Index input = lay_out<T>(place.input_image, dense ? layer.in : pixel),
+              delta = lay_out<T>(place.delta_image, pixel);
   if (!before) shape.data = input;
   place.input = shape.state;
   shape.state += before ? aligned<T>(shape.rows * input) : 0;

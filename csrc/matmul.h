@@ -10,6 +10,8 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
+constexpr int kPanelVectors = static_cast<int>(kPadBytes) / kVectorBytes;
+
 // A [rows, depth] is read one scalar at a time through any strides; B [depth, columns] in whole vectors.
 template <class T>
 struct Term {

@@ -32,30 +32,27 @@ void finish_sums(const ImageNorm<T>& b, const double* more = nullptr) {
   }
 }
 
-// Adds those of some outputs, one panel of channels, to the sums in `to`: several vectors at a time hide the latency.
+// Adds those of some outputs, one panel of channels, to the sums in `to`.
 template <class T>
 void add_panel_sums(const ImageNorm<T>& b, const Outputs<T>& from, const Places& at, Index count, Index panel,
                     const ImageNorm<T>& to) {
   using V = Wide<T>;
   const T* values = b.plain ? from.y : from.chosen;
   const Index* places = b.plain ? at.by : at.a;
-  V less[kPanelVectors], factor[kPanelVectors], first[kPanelVectors] = {}, second[kPanelVectors] = {};
-  for (int v = 0; v < kPanelVectors; ++v) {
+  Vectors<T> less, factor, first, second;
+  for_vectors([&](int v) {
     const Normalised<T> x(b, panel + v * kLanes<T>);
-    less[v] = x.less;
-    factor[v] = x.factor;
-  }
+    less.of[v] = x.less;
+    factor.of[v] = x.factor;
+  });
   for (Index p = 0; p < count; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < kPanelVectors; ++v) {
+    for_vectors([&](int v) {
       const V dy = load<V>(from.dy + at.c[p] + panel + v * kLanes<T>);
-      first[v] += dy;
-      second[v] += dy * ((load<V>(values + places[p] + panel + v * kLanes<T>) - less[v]) * factor[v]);
-    }
-  for (int v = 0; v < kPanelVectors; ++v) {
-    add_lanes<T>(first[v], to.sum(0) + panel + v * kLanes<T>);
-    add_lanes<T>(second[v], to.sum(1) + panel + v * kLanes<T>);
-  }
+      first.of[v] += dy;
+      second.of[v] += dy * ((load<V>(values + places[p] + panel + v * kLanes<T>) - less.of[v]) * factor.of[v]);
+    });
+  first.add_to(to.sum(0) + panel);
+  second.add_to(to.sum(1) + panel);
 }
 
 template <class T>
