@@ -61,12 +61,12 @@ void sum_gradient(const Sweep<T>& s, Index l, const Adjoint<T>* adjoints, int pa
   const Layer& layer = s.layer(l);
   const Index rows = s.place(l).packed_rows, width = s.place(l).packed_width;
   const Grid grid{{layer.out_size[0], layer.out_size[1]}};
-  const Index total = s.n * grid.pixels();
+  const Index total = s.n * grid.pixels(), chunk = kChunk / pairs;
   constexpr Index one[2] = {1, 1};
   T* bias = layer.bias >= 0 ? sums + rows * width : nullptr;
   if (bias) zero(bias, width);
-  for (Index first = 0; first < total; first += kChunk) {
-    const Index count = total - first < kChunk ? total - first : kChunk;
+  for (Index first = 0; first < total; first += chunk) {
+    const Index count = total - first < chunk ? total - first : chunk;
     Index x_places[kChunk], places_of[2][kChunk];
     alignas(kPadBytes) T packed[2][kChunk * kPanel<T>];
     places(grid, steps(adjoints[0].x, layer.window.stride), first, count, x_places);

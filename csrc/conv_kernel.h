@@ -153,7 +153,7 @@ void pixel_block(Run<T>* runs, int num_runs, Index panel, Index panels, ConvOutp
 
 // ---- sums over pixels: W[row] += sum over pixels of a[row's place + pixel's place] * b[pixel] ----
 
-constexpr Index kChunk = 64;  // pixels summed at a time: their b is packed, and stays in the first cache
+constexpr Index kChunk = 128;  // pixels summed at a time, of all terms: their b is packed, and stays in the first cache
 
 // `b` holds the chunk's vectors of one panel, one after the other.
 template <class T>
