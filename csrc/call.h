@@ -75,6 +75,7 @@ struct Call {
   bool stationary = false;     // the loss's gradient in the outputs is zero
   bool shared_vector = false;  // vectors [P], the same for all tasks
   KeptForm<T> form;
+  const Index* order = nullptr;  // of each task's samples [tasks, n]; null: as they come
 };
 
 constexpr Index kReducePiece = 2048;  // packed elements summed by one job

@@ -5,6 +5,7 @@
 #include "conv_gradient.h"
 #include "image_layers.h"
 #include "image_norm.h"
+#include "linear.h"
 #include "profile.h"
 #include "stem.h"
 

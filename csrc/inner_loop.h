@@ -93,7 +93,8 @@ bool gather(Task<T>& task, int set) {
   T* weights = task.space + call.space.weights[set];
   T total = 0;
   Index row = 0;
-  for (Index r = 0; r < samples.n; ++r) {
+  for (Index i = 0; i < samples.n; ++i) {
+    const Index r = call.order ? call.order[task.index * samples.n + i] : i;
     const T weight = samples.weights ? samples.weights[task.index * samples.n + r] : T(1);
     if (weight == T(0)) continue;
     T* to = task.data(set) + row * width;

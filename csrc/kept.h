@@ -1,6 +1,7 @@
 // One task's samples, run forward and backward once and kept, for any number of products with the loss's Hessian.
 #pragma once
 
+#include "active.h"
 #include "inner_loop.h"
 #include "jacobian.h"
 
@@ -88,6 +89,27 @@ Sweep<T> kept_tangent(const Call<T>& call, T* tangents, Index n) {
           nullptr};
 }
 
+// A piece of a kept task in the smaller network that its samples need, and the tangents in it.
+template <class T>
+Sweep<T> active_sweep(const Sweep<T>& s, const ActivePiece<T>& piece, const T* theta, const T* transposed = nullptr) {
+  return {piece.network, piece.shape, s.n, theta, transposed, s.state, s.data};
+}
+
+// Runs a piece anew in the smaller network, whose activations take the place of the whole one's.
+template <class T>
+void keep_active(const Call<T>& call, const Sweep<T>& s, const ActivePiece<T>& piece, const Targets<T>& targets,
+                 T* tangents, T* jacobians) {
+  T *theta = tangents + call.form.theta, *transposed = tangents + call.tangents.direction_transposed;
+  take_active(call.shape, call.form, piece, 0, s.theta, theta);
+  transpose_weights(piece.network, piece.shape, theta, transposed);
+  const Sweep<T> small = active_sweep<T>(s, piece, theta, transposed);
+  prepare_ones(piece.network, piece.shape, s.state);
+  forward(small);
+  loss_and_adjoint(small, targets);
+  const Sweep<T> d = active_sweep<T>(kept_tangent(call, tangents, s.n), piece, theta);
+  keep_jacobian(small, d, call.form, jacobians);
+}
+
 // Once, before the first product: Jacobians and cross sums of one task.
 template <class T>
 void keep_form(const Call<T>& call, T* kept, T* tangents, Index index) {
@@ -97,23 +119,65 @@ void keep_form(const Call<T>& call, T* kept, T* tangents, Index index) {
   T* own = form.kept + index * form.size;
   for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece) {
     const Sweep<T> s = piece_of(task, call.present[index], piece);
-    keep_jacobian(s, kept_tangent(call, tangents, s.n), form, own + piece * form.piece);
+    T* jacobians = own + piece * form.piece;
     if (!form.stationary) keep_cross_sums(s, form, tangents, piece == 0, own + form.sums);
+    ActivePiece<T>& active = form.active[index * form.pieces + piece];
+    find_active(s, form, active);
+    if (active.smaller) keep_active(call, s, active, targets_of(task, piece), tangents, jacobians);
+    else keep_jacobian(s, kept_tangent(call, tangents, s.n), form, jacobians);
   }
 }
 
+// Adds a piece's product, found in the smaller network.
 template <class T>
-void piece_product(const Task<T>& task, T* tangents, Index piece, const Destination<T>& to) {
+void active_product(const Task<T>& task, const Sweep<T>& whole, const ActivePiece<T>& piece, T* tangents,
+                    const Targets<T>& targets, T* jacobians, T* product) {
+  const Call<T>& call = task.call;
+  const KeptForm<T>& form = call.form;
+  T *theta = tangents + form.theta, *direction = tangents + form.direction, *part = tangents + form.product;
+  take_active(call.shape, form, piece, form.linears - 1, task.theta_0, theta);
+  take_active(call.shape, form, piece, 0, tangents + call.tangents.direction, direction);
+  const Sweep<T> s = active_sweep<T>(whole, piece, theta);
+  const Sweep<T> d = active_sweep<T>(kept_tangent(call, tangents, s.n), piece, direction);
+  clear_beyond(d, form);
+  jacobian_forward(s, d, form, jacobians);
+  loss_tangent(s, d, targets);
+  jacobian_backward(s, d, form, jacobians, Destination<T>{part});
+  add_active(call.shape, form, piece, part, product);
+}
+
+// The first piece writes the product, the others add to it.
+template <class T>
+void piece_product(const Task<T>& task, T* tangents, Index piece, T* product) {
   const Call<T>& call = task.call;
   const Sweep<T> s = piece_of(task, call.present[task.index], piece);
   const Sweep<T> d = kept_tangent(call, tangents, s.n);
   const Targets<T> targets = targets_of(task, piece);
+  const Destination<T> to = piece_sum(product, piece);
   if (!call.form.jacobian)
     return call.stationary ? stationary_product(s, d, targets, to) : hessian_vector_product(s, d, targets, to);
   T* jacobians = call.form.kept + task.index * call.form.size + piece * call.form.piece;
+  const ActivePiece<T>& active = call.form.active[task.index * call.form.pieces + piece];
+  if (active.smaller) {
+    if (piece == 0) zero(product, call.shape.packed);
+    return active_product(task, s, active, tangents, targets, jacobians, product);
+  }
+  clear_beyond(d, call.form);
   jacobian_forward(s, d, call.form, jacobians);
   loss_tangent(s, d, targets);
   jacobian_backward(s, d, call.form, jacobians, to);
+}
+
+template <class T>
+void prefetch_next(const Task<T>& task, Index piece) {
+  const Call<T>& call = task.call;
+  const KeptForm<T>& form = call.form;
+  if (!form.jacobian || piece * call.shape.support >= call.present[task.index]) return;
+  const ActivePiece<T>& active = form.active[task.index * form.pieces + piece];
+  if (!active.smaller) return;
+  const Sweep<T> whole = piece_of(task, call.present[task.index], piece);
+  prefetch_piece(active_sweep<T>(whole, active, nullptr), form,
+                 form.kept + task.index * form.size + piece * form.piece);
 }
 
 template <class T>
@@ -126,8 +190,10 @@ void kept_product(const Call<T>& call, T* kept, T* tangents, Index index) {
   if (!form.jacobian)
     transpose_parameters(call.network, call.shape, direction, tangents + call.tangents.direction_transposed);
   T* product = call.adjoints + index * call.shape.packed;
-  for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece)
-    piece_product(task, tangents, piece, piece_sum(product, piece));
+  for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece) {
+    prefetch_next(task, piece + 1);
+    piece_product(task, tangents, piece, product);
+  }
   if (form.jacobian && !form.stationary) {
     const Timed timed("cross terms", kNoLayer, 0);
     const T* sums = form.kept + index * form.size + form.sums;

@@ -12,6 +12,9 @@ namespace fastmaml {
 //   direction enters, so that a product with them does not depend on the number of samples.
 // Of a task are kept, for each piece, Jacobians [hidden layers but the last, outputs, rows, width], and then the sums.
 template <class T>
+struct ActivePiece;
+
+template <class T>
 struct KeptForm {
   bool jacobian = false;
   bool stationary = false;
@@ -24,6 +27,25 @@ struct KeptForm {
 
   Index inputs = 0, rows = 0, columns = 0;  // cross sums: [inputs, rows] x [outputs, columns]
   Index left = 0, right = 0;                // places of their factors in a thread's tangents
+
+  ActivePiece<T>* active = nullptr;  // [tasks, pieces]
+  Index pieces = 0;                  // of a task
+  Index list = 0;                    // length of a layer's list of units
+  Index theta = 0, direction = 0,
+        product = 0;  // places of packed parameters of a smaller network, in a thread's tangents
+};
+
+// A piece of samples as a smaller network: of the hidden layers only the units that some sample of it opens. Neighbours
+// open the same ones, and the others have no part in anything.
+template <class T>
+struct ActivePiece {
+  bool smaller = false;
+  Network network;          // its layers have fewer features
+  Shape<T> shape;           // its places have narrower weights; all else lies where it does in the whole network
+  Layer* layers = nullptr;  // those of `network`
+  LayerPlace<T>* places = nullptr;  // those of `shape`
+  std::int32_t* units =
+      nullptr;  // [linears + 1, list]: units before the first layer, ..., after the last; then the bias
 };
 
 }  // namespace fastmaml

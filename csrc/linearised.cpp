@@ -1,5 +1,8 @@
 #include "linearised.h"
 
+#include <cmath>
+#include <numeric>
+
 #include "job.h"
 
 namespace fastmaml {
@@ -48,10 +51,70 @@ KeptForm<T> choose_form(const Call<T>& call, Index pieces) {
     form.rows = places[1].packed_rows;
     form.columns = places[1].packed_width;
   }
+  form.pieces = pieces;
+  for (Index l = 0; l < form.linears; ++l)
+    form.list = std::max({form.list, call.network.layers[l].in + 1, form.outputs});
   form.size = form.sums + aligned<T>(form.inputs * form.rows * form.outputs * form.columns);
   form.jacobian = static_cast<std::size_t>(call.tasks * form.size) * sizeof(T) <= kMostBytes;
   return form;
 }
+
+// Where a sample of one or two inputs lies: samples that follow each other in this open the same ReLUs. Around the
+// origin, as half-planes are where biases are small.
+template <class T>
+double place_of(const T* x, Index inputs) {
+  return static_cast<double>(inputs == 1 ? x[0] : std::atan2(x[1], x[0]));
+}
+
+template <class T>
+void order_samples(const T* x, Index n, Index inputs, Index* order) {
+  std::vector<double> places(static_cast<std::size_t>(n));
+  for (Index r = 0; r < n; ++r) {
+    const double place = place_of(x + r * inputs, inputs);
+    places[static_cast<std::size_t>(r)] = std::isnan(place) ? 0 : place;
+  }
+  std::iota(order, order + n, Index(0));
+  std::sort(order, order + n, [&](Index a, Index b) {
+    const double first = places[static_cast<std::size_t>(a)], second = places[static_cast<std::size_t>(b)];
+    return first != second ? first < second : a < b;
+  });
+}
+
+// The pieces of all tasks, each with layers, places and lists of its own; at first each is the whole network.
+template <class T>
+class ActivePieces {
+ public:
+  void make(const Call<T>& call, KeptForm<T>& form) {
+    const auto depth = static_cast<std::size_t>(call.network.depth);
+    const auto count = static_cast<std::size_t>(call.tasks * form.pieces);
+    const auto lists = static_cast<std::size_t>((form.linears + 1) * form.list);
+    pieces_.resize(count);
+    units_.resize(count * lists);
+    for (std::size_t i = 0; i < count; ++i) {
+      layers_.insert(layers_.end(), call.network.layers, call.network.layers + depth);
+      places_.insert(places_.end(), call.shape.places, call.shape.places + depth);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      ActivePiece<T>& piece = pieces_[i];
+      piece.layers = &layers_[i * depth];
+      piece.places = &places_[i * depth];
+      piece.units = &units_[i * lists];
+      std::iota(piece.units, piece.units + form.list, 0);
+      std::iota(piece.units + form.linears * form.list, piece.units + (form.linears + 1) * form.list, 0);
+      piece.network = call.network;
+      piece.network.layers = piece.layers;
+      piece.shape = call.shape;
+      piece.shape.places = piece.places;
+    }
+    form.active = pieces_.data();
+  }
+
+ private:
+  std::vector<ActivePiece<T>> pieces_;
+  std::vector<Layer> layers_;
+  std::vector<LayerPlace<T>> places_;
+  std::vector<std::int32_t> units_;
+};
 
 }  // namespace
 
@@ -71,7 +134,21 @@ struct Linearised<T>::Impl {
     KeptForm<T>& form = call.form;
     form.left = places.take(form.inputs * form.rows * call.shape.support + kPanel<T>);
     form.right = places.take(form.outputs * form.columns * call.shape.support);
+    form.theta = places.take(form.jacobian ? call.shape.packed : 0);
+    form.direction = places.take(form.jacobian ? call.shape.packed : 0);
+    form.product = places.take(form.jacobian ? call.shape.packed : 0);
     call.tangents.size = places.size;
+    if (form.jacobian && call.network.inputs <= 2) order_all(request);
+  }
+
+  void order_all(const Request<T>& request) {
+    Call<T>& call = job.call();
+    const Index n = request.support.n, inputs = call.network.inputs;
+    order.resize(static_cast<std::size_t>(call.tasks * n));
+    parallel_for(request.threads, call.tasks, [&](int, long task) {
+      order_samples(request.support.x + task * n * inputs, n, inputs, &order[static_cast<std::size_t>(task * n)]);
+    });
+    call.order = order.data();
   }
 
   // Takes the memory of what the form keeps; false where that has been done.
@@ -81,13 +158,16 @@ struct Linearised<T>::Impl {
     const std::size_t bytes = static_cast<std::size_t>(job.call().tasks * form.size) * sizeof(T);
     kept = std::make_unique<Scratch>(bytes);
     form.kept = static_cast<T*>(kept->data());
+    active.make(job.call(), form);
     if (poison) std::memset(form.kept, 0xff, bytes);
     return true;
   }
 
   Job<T> job;
   std::vector<Index> present;  // samples of each task
+  std::vector<Index> order;    // of the samples [tasks, n], where neighbours have much in common
   std::unique_ptr<Scratch> kept;
+  ActivePieces<T> active;
 };
 
 template <class T>

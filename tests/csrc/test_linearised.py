@@ -24,6 +24,29 @@ STRAIGHT = {  # straight ReLU networks, whose products go through kept Jacobians
     "many inputs: as any other": lambda: problem([17, 20, 20, 2], loss="gaussian", **RELU),
     "four layers: as any other": lambda: problem([2, 20, 8, 20, 2], loss="gaussian", **RELU),
 }
+
+
+def dead(layer: int) -> Problem:
+    """No sample opens a unit of this hidden layer."""
+    p = problem([2, 20, 30, 2], loss="gaussian", activation=nn.ReLU, support=70)
+    bias = [slot for slot in p.plan.slots if slot.name.endswith("bias")][layer]
+    p.parameters[bias.offset : bias.offset + bias.numel] = -100
+    return p
+
+
+def far_apart() -> Problem:
+    """The first piece opens few units and the last one all: half of the samples lie on one ray from the origin."""
+    p = problem([2, 60, 70, 3], loss="categorical", activation=nn.ReLU, support=150)
+    p.batch.support.x[:, :80] = p.batch.support.x[:, :80, :1].abs() * torch.tensor([-1.0, -0.01], dtype=torch.float64)
+    return p
+
+
+SMALLER = {  # pieces whose samples open few hidden units
+    "neighbours": lambda: problem([2, 100, 100, 2], loss="gaussian", ragged=True, **{**RELU, "support": 300}),
+    "first layer dead": lambda: dead(0),
+    "second layer dead": lambda: dead(1),
+    "far apart": far_apart,
+}
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
 PIECES = {  # more samples than one piece of rows, or a whole number of pieces
     "several pieces": lambda: problem([3, 20, 2], loss="gaussian", support=131, ragged=True),
@@ -33,9 +56,9 @@ PIECES = {  # more samples than one piece of rows, or a whole number of pieces
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("case", [*CASES, *PIECES, *STRAIGHT])
+@pytest.mark.parametrize("case", [*CASES, *PIECES, *STRAIGHT, *SMALLER])
 def test_products_equal_the_reference(case: str, dtype: torch.dtype, isa: str) -> None:
-    p = (CASES | PIECES | STRAIGHT)[case]()
+    p = (CASES | PIECES | STRAIGHT | SMALLER)[case]()
     q, support = p.to(dtype), p.batch.support
     fast = p.parameters + 0.1 * torch.randn(support.num_tasks, p.plan.num_parameters, dtype=torch.float64)
     kept = CPU.linearise(q.plan, fast.to(dtype), q.batch.support)
@@ -78,7 +101,9 @@ def test_of_a_stationary_loss_the_gauss_newton_product_is_the_hessian(loss: str,
         assert relative(kept.product(vectors), REFERENCE.hvp(p.plan, fast, samples, vectors)) <= 1e-11
 
 
-@pytest.mark.parametrize("widths", [[2, 100, 100, 2], [3, 20, 3], [4, 20, 8, 20, 1], [3, 20, 17, 3]], ids=str)
+@pytest.mark.parametrize(
+    "widths", [[2, 100, 100, 2], [1, 30, 20, 30, 3], [3, 20, 3], [4, 20, 8, 20, 1], [3, 20, 17, 3]], ids=str
+)
 @pytest.mark.parametrize("loss", ["gaussian", "categorical", "mse"])
 def test_of_a_straight_relu_network_too(loss: str, widths: list[int], isa: str) -> None:
     p = problem(widths, loss=loss, activation=nn.ReLU, support=90)
