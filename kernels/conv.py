@@ -114,7 +114,8 @@ def _weight_tile(
     tl.store(gradient + own + co[:, None] * (CI * K * K) + r[None, :], acc, mask=mask)
     if BIAS or ROWS < CO:
         places, added = bias_places(co, ROWS, CO, BIAS, APPEND)
-        tl.store(bias_gradient + own + places, sums, mask=added & (tile % blocks == 0))
+        first = co * 0 + tile % blocks == 0  # as a vector: the interpreter of triton 3.9 takes no scalar mask
+        tl.store(bias_gradient + own + places, sums, mask=added & first)
 
 
 @triton.jit(do_not_specialize=["w_stride", "w2_stride", "split_stride", "SIZE", "N", "weight_tiles"])
