@@ -127,7 +127,7 @@ def accumulate(values, sums, share, size: tl.constexpr, fresh, FLAT: tl.constexp
     for start in range(0, size, FLAT):
         at = start + tl.arange(0, FLAT)
         inside = at < size
-        old = tl.load(sums + at, mask=inside & (fresh == 0), other=0.0)
+        old = tl.load(sums + at, mask=inside & (at * 0 + fresh == 0), other=0.0)
         tl.store(sums + at, old + share * tl.load(values + at, mask=inside, other=0.0), mask=inside)
 
 
