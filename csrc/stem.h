@@ -4,7 +4,7 @@
 // Derivation: docs/convolutions.md.
 #pragma once
 
-#include "image_norm.h"
+#include "image_norm_tangent.h"
 #include "patches.h"
 
 namespace fastmaml::FASTMAML_ISA {
