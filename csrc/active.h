@@ -52,8 +52,9 @@ void find_active(const Sweep<T>& s, const KeptForm<T>& form, ActivePiece<T>& pie
   }
 }
 
-// Calls row(place in the whole network, place in the smaller one, columns, count) for every row of packed weights from
-// layer `first` on: `count` elements of the smaller one's row are the whole one's at `columns`.
+// Calls row(place in the whole network, place in the smaller one, columns, count, width) for every row of packed
+// weights from layer `first` on: `count` elements of the smaller one's row are the whole one's at `columns`. Appended
+// parameters come one by one, at column 0.
 template <class T, class Row>
 void for_active_rows(const Shape<T>& whole, const KeptForm<T>& form, const ActivePiece<T>& piece, Index first,
                      Row row) {
@@ -68,6 +69,10 @@ void for_active_rows(const Shape<T>& whole, const KeptForm<T>& form, const Activ
       row(from.weight + rows[r] * from.packed_width, to.weight + r * to.packed_width, columns,
           outputs ? layer.out : inputs, to.packed_width);
   }
+  if (piece.network.depth == form.linears) return;
+  const Layer& append = piece.layers[form.linears];
+  const Index shift = whole.places[form.linears].shift, count = append.out - append.in;
+  for (Index c = 0; c < count; ++c) row(shift + c, shift + c, piece.units, Index(1), Index(1));
 }
 
 // The smaller network's packed parameters, from layer `first` on.
@@ -79,10 +84,6 @@ void take_active(const Shape<T>& whole, const KeptForm<T>& form, const ActivePie
                     for (Index c = 0; c < count; ++c) to[small + c] = from[at + columns[c]];
                     for (Index c = count; c < width; ++c) to[small + c] = T(0);
                   });
-  if (piece.network.depth > form.linears) {
-    const Index shift = whole.places[form.linears].shift;
-    for (Index c = 0; c < kPanel<T>; ++c) to[shift + c] = from[shift + c];
-  }
 }
 
 // Adds what belongs to the smaller network's parameters to the whole one's.
@@ -91,26 +92,11 @@ void add_active(const Shape<T>& whole, const KeptForm<T>& form, const ActivePiec
   for_active_rows(whole, form, piece, 0, [=](Index at, Index small, const std::int32_t* columns, Index count, Index) {
     for (Index c = 0; c < count; ++c) to[at + columns[c]] += from[small + c];
   });
-  if (piece.network.depth > form.linears) {
-    const Index shift = whole.places[form.linears].shift;
-    for (Index c = 0; c < kPanel<T>; ++c) to[shift + c] += from[shift + c];
-  }
 }
 
 template <class T>
 void prefetch(const T* from, Index count) {
   for (Index i = 0; i < count; i += kPanel<T>) __builtin_prefetch(from + i, 0, 2);
-}
-
-// What a product reads of the piece that comes next, on its way into the second cache while this one is at work.
-template <class T>
-void prefetch_piece(const Sweep<T>& s, const KeptForm<T>& form, const T* jacobians) {
-  const T* end = jacobians;
-  for (Index l = 1; l < form.linears; ++l) {
-    prefetch(s.input(l), s.n * s.place(l).input_width);
-    if (l + 1 < form.linears) end += form.outputs * s.shape.support * s.place(l).input_width;
-  }
-  prefetch(jacobians, end - jacobians);
 }
 
 // A thread's tangents serve pieces of any number of units: what another has left beyond the last ones must be zero,

@@ -128,6 +128,16 @@ void keep_form(const Call<T>& call, T* kept, T* tangents, Index index) {
   }
 }
 
+// A piece's product by way of its Jacobians, in whichever network they are of.
+template <class T>
+void jacobian_product(const Sweep<T>& s, const Sweep<T>& d, const KeptForm<T>& form, const Targets<T>& targets,
+                      T* jacobians, const Destination<T>& to) {
+  clear_beyond(d, form);
+  jacobian_forward(s, d, form, jacobians);
+  loss_tangent(s, d, targets);
+  jacobian_backward(s, d, form, jacobians, to);
+}
+
 // Adds a piece's product, found in the smaller network.
 template <class T>
 void active_product(const Task<T>& task, const Sweep<T>& whole, const ActivePiece<T>& piece, T* tangents,
@@ -139,10 +149,7 @@ void active_product(const Task<T>& task, const Sweep<T>& whole, const ActivePiec
   take_active(call.shape, form, piece, 0, tangents + call.tangents.direction, direction);
   const Sweep<T> s = active_sweep<T>(whole, piece, theta);
   const Sweep<T> d = active_sweep<T>(kept_tangent(call, tangents, s.n), piece, direction);
-  clear_beyond(d, form);
-  jacobian_forward(s, d, form, jacobians);
-  loss_tangent(s, d, targets);
-  jacobian_backward(s, d, form, jacobians, Destination<T>{part});
+  jacobian_product(s, d, form, targets, jacobians, Destination<T>{part});
   add_active(call.shape, form, piece, part, product);
 }
 
@@ -162,22 +169,21 @@ void piece_product(const Task<T>& task, T* tangents, Index piece, T* product) {
     if (piece == 0) zero(product, call.shape.packed);
     return active_product(task, s, active, tangents, targets, jacobians, product);
   }
-  clear_beyond(d, call.form);
-  jacobian_forward(s, d, call.form, jacobians);
-  loss_tangent(s, d, targets);
-  jacobian_backward(s, d, call.form, jacobians, to);
+  jacobian_product(s, d, call.form, targets, jacobians, to);
 }
 
+// What a product reads of a piece, on its way into the second cache while the piece before is at work.
 template <class T>
-void prefetch_next(const Task<T>& task, Index piece) {
+void prefetch_piece(const Task<T>& task, Index piece) {
   const Call<T>& call = task.call;
   const KeptForm<T>& form = call.form;
   if (!form.jacobian || piece * call.shape.support >= call.present[task.index]) return;
   const ActivePiece<T>& active = form.active[task.index * form.pieces + piece];
   if (!active.smaller) return;
-  const Sweep<T> whole = piece_of(task, call.present[task.index], piece);
-  prefetch_piece(active_sweep<T>(whole, active, nullptr), form,
-                 form.kept + task.index * form.size + piece * form.piece);
+  const Sweep<T> s = active_sweep<T>(piece_of(task, call.present[task.index], piece), active, nullptr);
+  for (Index l = 1; l < form.linears; ++l) prefetch(s.input(l), s.n * s.place(l).input_width);
+  T* jacobians = form.kept + task.index * form.size + piece * form.piece;
+  prefetch(jacobians, jacobian_at(s, form, jacobians, form.linears - 1, 0) - jacobians);
 }
 
 template <class T>
@@ -191,7 +197,7 @@ void kept_product(const Call<T>& call, T* kept, T* tangents, Index index) {
     transpose_parameters(call.network, call.shape, direction, tangents + call.tangents.direction_transposed);
   T* product = call.adjoints + index * call.shape.packed;
   for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece) {
-    prefetch_next(task, piece + 1);
+    prefetch_piece(task, piece + 1);
     piece_product(task, tangents, piece, product);
   }
   if (form.jacobian && !form.stationary) {

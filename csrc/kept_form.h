@@ -6,14 +6,14 @@
 
 namespace fastmaml {
 
+template <class T>
+struct ActivePiece;
+
 // A straight ReLU network is linear in the weights of each of its layers. So the Hessian of a loss is
 //   the outputs' Jacobian on both sides of the loss's Hessian: with the Jacobian kept, one matrix product a layer each
 //   way; and, unless the loss is stationary, cross terms of layers: of three layers sums over the samples into which no
 //   direction enters, so that a product with them does not depend on the number of samples.
 // Of a task are kept, for each piece, Jacobians [hidden layers but the last, outputs, rows, width], and then the sums.
-template <class T>
-struct ActivePiece;
-
 template <class T>
 struct KeptForm {
   bool jacobian = false;
@@ -31,8 +31,8 @@ struct KeptForm {
   ActivePiece<T>* active = nullptr;  // [tasks, pieces]
   Index pieces = 0;                  // of a task
   Index list = 0;                    // length of a layer's list of units
-  Index theta = 0, direction = 0,
-        product = 0;  // places of packed parameters of a smaller network, in a thread's tangents
+  // places of packed parameters of a smaller network, in a thread's tangents
+  Index theta = 0, direction = 0, product = 0;
 };
 
 // A piece of samples as a smaller network: of the hidden layers only the units that some sample of it opens. Neighbours
@@ -40,12 +40,12 @@ struct KeptForm {
 template <class T>
 struct ActivePiece {
   bool smaller = false;
-  Network network;          // its layers have fewer features
-  Shape<T> shape;           // its places have narrower weights; all else lies where it does in the whole network
-  Layer* layers = nullptr;  // those of `network`
+  Network network;                  // its layers have fewer features
+  Shape<T> shape;                   // its places have narrower weights; all else lies where the whole network has it
+  Layer* layers = nullptr;          // those of `network`
   LayerPlace<T>* places = nullptr;  // those of `shape`
-  std::int32_t* units =
-      nullptr;  // [linears + 1, list]: units before the first layer, ..., after the last; then the bias
+  // [linears + 1, list]: units before the first layer, ..., after the last, each followed by the bias
+  std::int32_t* units = nullptr;
 };
 
 }  // namespace fastmaml

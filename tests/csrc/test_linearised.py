@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastmaml.batch import Samples
+from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.cpu import CpuEngine
 from fastmaml.engines.reference import ReferenceEngine
+from fastmaml.gradients import SecondOrder
+from fastmaml.models import Append
+from fastmaml.plan import InnerLr, Plan
 from tests.csrc.networks import Problem, problem, relative
 from tests.csrc.test_convolution import problem as image_problem
 from tests.csrc.test_core import BOUNDS, CASES
@@ -41,11 +44,23 @@ def far_apart() -> Problem:
     return p
 
 
+def much_appended() -> Problem:
+    """More parameters beside the outputs than a panel has columns."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2), Append(torch.randn(20))]
+    plan = Plan.of(nn.Sequential(*layers).double(), "mse")
+    x, y = torch.randn(3, 140, 2, dtype=torch.float64), torch.randn(3, 140, 22, dtype=torch.float64)
+    parameters = plan.flatten(list(plan.module.parameters())).detach()
+    batch = TaskBatch(Samples(x, y), Samples(x, y))
+    return Problem(plan, parameters, InnerLr(torch.full_like(parameters, 0.05), True, False), batch, 1, SecondOrder())
+
+
 SMALLER = {  # pieces whose samples open few hidden units
     "neighbours": lambda: problem([2, 100, 100, 2], loss="gaussian", ragged=True, **{**RELU, "support": 300}),
     "first layer dead": lambda: dead(0),
     "second layer dead": lambda: dead(1),
     "far apart": far_apart,
+    "much appended": much_appended,
 }
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
 PIECES = {  # more samples than one piece of rows, or a whole number of pieces
