@@ -207,6 +207,15 @@ py::list profile() {
   return all;
 }
 
+void set_form(const std::string& name) {
+  using fastmaml::Form;
+  const std::pair<const char*, Form> forms[] = {
+      {"auto", Form::automatic}, {"copies", Form::copies}, {"lanes", Form::lanes}, {"products", Form::products}};
+  for (const auto& [known, form] : forms)
+    if (name == known) return fastmaml::set_form(form);
+  require(false, "form: allowed are 'auto', 'copies', 'lanes' and 'products'");
+}
+
 // A problem as `report` tells it, or the linearised samples.
 template <class T>
 py::object linearise(const fastmaml::Model& model, Address parameters, bool shared, const SamplesTuple& support,
@@ -258,6 +267,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("supported_isas", &fastmaml::supported_isas, "Those this processor has, slowest first.");
   module.def("set_isa", &fastmaml::set_isa, py::arg("name"));
   module.def("set_poison", &fastmaml::set_poison, py::arg("on"), "Fill scratch memory with NaN before each call.");
+  module.def("set_form", &set_form, py::arg("name"),
+             "How meta-gradients are made: 'auto', 'copies', 'lanes', 'products'.");
   module.def("set_profiling", &fastmaml::set_profiling, py::arg("on"), "Time every pass over every layer, from now.");
   module.def("profile", &profile, "(pass, layer or -1, calls, samples, seconds of all threads) of each.");
   fastmaml::current_isa();  // an unknown FASTMAML_ISA is refused here, at import

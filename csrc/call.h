@@ -78,6 +78,11 @@ struct Call {
   const Index* order = nullptr;  // of each task's samples [tasks, n]; null: as they come
 };
 
+template <class T>
+struct LaneCall;  // lane_call.h
+template <class T>
+struct OneStepCall;  // one_step_call.h
+
 constexpr Index kReducePiece = 2048;  // packed elements summed by one job
 constexpr Index kGramPiece = 16;      // rows of the Gram layer's gradient made by one job
 
@@ -96,6 +101,13 @@ struct Kernels {
   void (*kept_product)(const Call<T>&, T* kept, T* tangents, Index task);
   void (*reduce)(const Call<T>&, Index piece);
   void (*reduce_gram)(const Call<T>&, Index piece);
+
+  Index lanes;  // tasks of a group, which take every step together (lane_call.h)
+  void (*lane_prepare)(const LaneCall<T>&, T* workspace);
+  Status (*lane_meta_gradient)(const LaneCall<T>&, T* workspace, Index group);
+
+  void (*one_step_prepare)(const OneStepCall<T>&, T* workspace);
+  Status (*one_step)(const OneStepCall<T>&, T* workspace, Index block);
 };
 
 struct Isa {

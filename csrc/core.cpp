@@ -1,8 +1,10 @@
 #include "core.h"
 
 #include <atomic>
+#include <thread>
 
-#include "job.h"
+#include "lane_job.h"
+#include "one_step_job.h"
 
 namespace fastmaml {
 
@@ -10,8 +12,47 @@ std::atomic<bool> poison{false};
 
 void set_poison(bool on) { poison = on; }
 
+std::atomic<Form> asked_form{Form::automatic};
+
+void set_form(Form form) { asked_form = form; }
+
+Index processors() {
+  static const Index count = std::max(1u, std::thread::hardware_concurrency());
+  return count;
+}
+
+namespace {
+
+template <class T>
+Form form_of(const Model& model, const Request<T>& request, bool inner_lr_gradient) {
+  const Form asked = asked_form;
+  const bool any = asked == Form::automatic, plain = request.shared && !inner_lr_gradient;
+  if (!plain || asked == Form::copies) return Form::copies;
+  if ((any || asked == Form::products) && can_take_products(model, request) && (!any || products_pay(model, request)))
+    return Form::products;
+  if ((any || asked == Form::lanes) && can_take_lanes(model, request) && (!any || lanes_pay(model, request)))
+    return Form::lanes;
+  return Form::copies;
+}
+
+// One of the forms that need no more than the mean over tasks.
+template <class AnyJob, class T>
+Status run_to_mean(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs) {
+  AnyJob job(model, request);
+  job.call().query_losses = outputs.query_losses;
+  job.call().outputs = outputs.query_outputs;
+  const Status status = job.run();
+  if (status.problem == Problem::none) job.write_mean(outputs.gradient);
+  return status;
+}
+
+}  // namespace
+
 template <class T>
 Status meta_gradient(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs) {
+  const Form form = form_of(model, request, outputs.inner_lr_gradient != nullptr);
+  if (form == Form::products) return run_to_mean<OneStepJob<T>>(model, request, outputs);
+  if (form == Form::lanes) return run_to_mean<LaneJob<T>>(model, request, outputs);
   Job<T> job(model, request, Verb::meta_gradient, outputs.inner_lr_gradient != nullptr);
   job.call().query_losses = outputs.query_losses;
   job.call().outputs = outputs.query_outputs;

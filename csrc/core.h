@@ -47,6 +47,12 @@ Status predict(const Model&, const Request<T>&, T* outputs);
 template <class T>
 Status hvp(const Model&, const Request<T>&, T* products);
 
+// How a meta-gradient is made: each task by itself, with its own copies of the parameters; a group of tasks side by
+// side, one in each SIMD lane (lane_loop.h); or without copies of weights, through products among samples (one_step.h).
+// Automatic: by shapes. Tests and benchmarks ask for one, which is taken wherever it can be.
+enum class Form : int { automatic, copies, lanes, products };
+void set_form(Form);
+
 // Tests fill scratch memory with NaN before every call, so that nothing unwritten is ever read.
 void set_poison(bool on);
 

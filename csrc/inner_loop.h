@@ -51,11 +51,6 @@ struct Task {
 };
 
 template <class T>
-void copy(const T* from, Index count, T* to) {
-  __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
-}
-
-template <class T>
 bool copy_target(Task<T>& task, int set, Index sample, Index row) {
   const Samples<T>& samples = task.call.sets[set];
   const Index outputs = task.call.network.outputs, at = task.index * samples.n + sample;

@@ -17,6 +17,7 @@
 namespace fastmaml {
 
 extern std::atomic<bool> poison;
+Index processors();
 
 namespace {
 
@@ -98,19 +99,49 @@ inline Index chunk_rows(const std::vector<Layer>& layers, Index n) {
   return n < kMost ? n : kMost;
 }
 
+// Runs kernel(thread, index) for every index in [0, count), after prepare(thread) on each thread that takes part.
+template <class Prepare, class Kernel>
+Status run_all(int threads, Index count, Prepare prepare, Kernel kernel) {
+  std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
+  std::vector<Status> statuses(static_cast<std::size_t>(count));
+  parallel_for(threads, count, [&](int thread, long index) {
+    char& done = prepared[static_cast<std::size_t>(thread)];
+    if (!done) prepare(thread);
+    done = 1;
+    statuses[static_cast<std::size_t>(index)] = kernel(thread, index);
+  });
+  for (const Status& status : statuses)
+    if (status.problem != Problem::none) return status;
+  return {};
+}
+
+// Whether a layer does the same to each row of features, whatever the others are.
+inline bool treats_rows_alike(const Layer& layer) {
+  const bool known = layer.kind == Kind::linear || layer.kind == Kind::relu || layer.kind == Kind::tanh;
+  return known && !layer.image && layer.channels == 0;
+}
+
+inline Network network_of(const Model& model) {
+  Network network;
+  const Layer& first = model.layers.front();
+  network.layers = model.layers.data();
+  network.depth = static_cast<Index>(model.layers.size());
+  network.loss = model.loss;
+  network.num_parameters = model.num_parameters;
+  network.inputs = first.in * first.in_size[0] * first.in_size[1];
+  network.outputs = model.layers.back().out;
+  return network;
+}
+
 // A call with all its memory. Lives on the stack of a verb, or as long as samples are kept linearised.
 template <class T>
 class Job {
  public:
   Job(const Model& model, const Request<T>& request, Verb verb, bool inner_lr_gradient)
       : request_(request), layers_(model.layers) {
-    Network& network = call_.network;
-    network.layers = layers_.data();
-    network.depth = static_cast<Index>(layers_.size());
-    network.loss = model.loss;
-    network.num_parameters = model.num_parameters;
-    network.inputs = layers_.front().in * layers_.front().in_size[0] * layers_.front().in_size[1];
-    network.outputs = layers_.back().out;
+    call_.network = network_of(model);
+    call_.network.layers = layers_.data();  // with layouts of their own
+    const Network& network = call_.network;
     const bool meta = verb == Verb::meta_gradient;
     const bool gram = meta && request.uniform_inner_lr && !inner_lr_gradient;
     const Index rows = verb == Verb::linearise ? chunk_rows(layers_, request.support.n) : request.support.n;
@@ -132,18 +163,10 @@ class Job {
   T* workspace(Index number) const { return workspaces_ + number * call_.space.size; }
 
   Status run(Status (*kernel)(const Call<T>&, T*, Index)) {
-    const int threads = static_cast<int>(std::min<Index>(request_.threads, request_.tasks));
-    std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
-    std::vector<Status> statuses(static_cast<std::size_t>(request_.tasks));
-    parallel_for(threads, request_.tasks, [&](int thread, long task) {
-      T* space = workspace(thread);
-      if (!prepared[static_cast<std::size_t>(thread)]) kernels<T>().prepare(call_, space);
-      prepared[static_cast<std::size_t>(thread)] = 1;
-      statuses[static_cast<std::size_t>(task)] = kernel(call_, space, task);
-    });
-    for (const Status& status : statuses)
-      if (status.problem != Problem::none) return status;
-    return {};
+    return run_all(
+        static_cast<int>(std::min<Index>(request_.threads, request_.tasks)), request_.tasks,
+        [&](int thread) { kernels<T>().prepare(call_, workspace(thread)); },
+        [&](int thread, Index task) { return kernel(call_, workspace(thread), task); });
   }
 
   void reduce() {

@@ -141,17 +141,24 @@ void linear_gradient(const Sweep<T>& s, Index l, const Destination<T>& to) {
 
 // ---- tangents: `d` is the sweep in the direction (its theta is the direction, its state the tangents) ----
 
+// The tangent of a layer's output, gated by its ReLU.
+template <class T>
+Output<T> tangent_output(const Sweep<T>& s, const Sweep<T>& d, Index l) {
+  Output<T> out{d.output(l), s.place(l).output_width};
+  if (s.layer(l).relu) {
+    out.finish = Finish::gate;
+    out.by = s.output(l);
+    out.by_row = s.place(l).output_width;
+  }
+  return out;
+}
+
 template <class T>
 void linear_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
   const int pairs = l == 0 ? 1 : 2;  // the data's tangent is zero
-  Output<T> out{d.output(l), p.output_width};
-  if (layer.relu) {
-    out.finish = Finish::gate;
-    out.by = s.output(l);
-    out.by_row = p.output_width;
-  }
+  Output<T> out = tangent_output(s, d, l);
   if (layer.layout == Layout::inputs_in_lanes) {
     const DotTerm<T> terms[] = {{s.input(l), p.input_width, d.theta + p.weight, p.packed_width, p.packed_width},
                                 {d.input(l), p.input_width, s.theta + p.weight, p.packed_width, p.packed_width}};

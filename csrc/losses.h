@@ -31,8 +31,8 @@ struct Targets {
 template <class T>
 T mse(const Sweep<T>& s, const Targets<T>& targets) {
   const Index outputs = s.network.outputs, width = s.shape.output_width;
-  const T* z = s.state + s.shape.output;
-  T* delta = s.state + s.shape.output_delta;
+  const T* z = s.outputs();
+  T* delta = s.outputs_delta();
   T loss = 0;
   for (Index r = 0; r < s.n; ++r) {
     const T weight = targets.weights[r] / static_cast<T>(outputs);
@@ -53,9 +53,9 @@ T cross_entropy(const Sweep<T>& s, const Targets<T>& targets) {
   const Index outputs = s.network.outputs, width = s.shape.output_width;
   T loss = 0;
   for (Index r = 0; r < s.n; ++r) {
-    const T* z = s.state + s.shape.output + r * width;
-    T* delta = s.state + s.shape.output_delta + r * width;
-    T* probability = s.state + s.shape.probabilities + r * width;
+    const T* z = s.outputs() + r * width;
+    T* delta = s.outputs_delta() + r * width;
+    T* probability = s.probabilities() + r * width;
     T most = z[0], total = 0;
     for (Index c = 1; c < outputs; ++c) most = z[c] > most ? z[c] : most;
     for (Index c = 0; c < outputs; ++c) total += probability[c] = exponential(z[c] - most);
@@ -77,10 +77,10 @@ T gaussian(const Sweep<T>& s, const Targets<T>& targets) {
   const T constant = T(0.91893853320467274178);  // log(2 pi) / 2
   T loss = 0;
   for (Index r = 0; r < s.n; ++r) {
-    const T* z = s.state + s.shape.output + r * width;
+    const T* z = s.outputs() + r * width;
     const T* target = targets.values + r * (2 * half + 1);
-    T* delta = s.state + s.shape.output_delta + r * width;
-    T* kept = s.state + s.shape.probabilities + r * width;
+    T* delta = s.outputs_delta() + r * width;
+    T* kept = s.probabilities() + r * width;
     const T weight = targets.weights[r] * target[2 * half];
     T row = 0;
     for (Index c = 0; c < half; ++c) {
@@ -101,11 +101,11 @@ template <class T>
 void gaussian_tangent(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& targets) {
   const Index half = s.network.outputs / 2, width = s.shape.output_width;
   for (Index r = 0; r < s.n; ++r) {
-    const T* z = s.state + s.shape.output + r * width;
-    const T* z_dot = d.state + s.shape.output + r * width;
+    const T* z = s.outputs() + r * width;
+    const T* z_dot = d.outputs() + r * width;
     const T* target = targets.values + r * (2 * half + 1);
-    T* delta_dot = d.state + s.shape.output_delta + r * width;
-    const T* precision = s.state + s.shape.probabilities + r * width;
+    T* delta_dot = d.outputs_delta() + r * width;
+    const T* precision = s.probabilities() + r * width;
     for (Index c = 0; c < half; ++c) {
       const T error = z[c] - target[c], slope = precision[c] * error;
       const T q = precision[c] * (target[half + c] + error * error);
@@ -121,10 +121,10 @@ T categorical(const Sweep<T>& s, const Targets<T>& targets) {
   const Index outputs = s.network.outputs, width = s.shape.output_width;
   T loss = 0;
   for (Index r = 0; r < s.n; ++r) {
-    const T* z = s.state + s.shape.output + r * width;
+    const T* z = s.outputs() + r * width;
     const T* target = targets.values + r * outputs;
-    T* delta = s.state + s.shape.output_delta + r * width;
-    T* probability = s.state + s.shape.probabilities + r * width;
+    T* delta = s.outputs_delta() + r * width;
+    T* probability = s.probabilities() + r * width;
     T most = z[0], total = 0, scale = 0, dot = 0;
     for (Index c = 1; c < outputs; ++c) most = z[c] > most ? z[c] : most;
     for (Index c = 0; c < outputs; ++c) {
@@ -152,7 +152,7 @@ T target_sum(const Sweep<T>& s, const Targets<T>& targets, Index row) {
 template <class T>
 void gate_output(const Sweep<T>& s, T* values) {
   if (!s.layer(s.depth() - 1).relu) return;
-  const T* z = s.state + s.shape.output;
+  const T* z = s.outputs();
   for (Index i = 0; i < s.n * s.shape.output_width; ++i) values[i] = z[i] > T(0) ? values[i] : T(0);
 }
 
@@ -173,7 +173,7 @@ T loss_and_adjoint(const Sweep<T>& s, const Targets<T>& targets) {
     case Loss::categorical:
       loss = categorical(s, targets);
   }
-  gate_output(s, s.state + s.shape.output_delta);
+  gate_output(s, s.outputs_delta());
   return loss;
 }
 
@@ -184,12 +184,12 @@ void loss_tangent(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& target
   const Index outputs = s.network.outputs, width = s.shape.output_width;
   if (s.network.loss == Loss::gaussian) {
     gaussian_tangent(s, d, targets);
-    return gate_output(s, d.state + s.shape.output_delta);
+    return gate_output(s, d.outputs_delta());
   }
   for (Index r = 0; r < s.n; ++r) {
-    const T* z_dot = d.state + s.shape.output + r * width;
-    const T* probability = s.state + s.shape.probabilities + r * width;
-    T* delta_dot = d.state + s.shape.output_delta + r * width;
+    const T* z_dot = d.outputs() + r * width;
+    const T* probability = s.probabilities() + r * width;
+    T* delta_dot = d.outputs_delta() + r * width;
     const T weight = targets.weights[r];
     if (s.network.loss == Loss::mse) {
       for (Index c = 0; c < outputs; ++c) delta_dot[c] = T(2) * weight / static_cast<T>(outputs) * z_dot[c];
@@ -200,7 +200,7 @@ void loss_tangent(const Sweep<T>& s, const Sweep<T>& d, const Targets<T>& target
     for (Index c = 0; c < outputs; ++c) mean += probability[c] * z_dot[c];
     for (Index c = 0; c < outputs; ++c) delta_dot[c] = scale * probability[c] * (z_dot[c] - mean);
   }
-  gate_output(s, d.state + s.shape.output_delta);
+  gate_output(s, d.outputs_delta());
 }
 
 }  // namespace

@@ -49,14 +49,18 @@ struct Sweep {
   T* data;  // the first layer's input [n, width]
   const GramRows<T>* gram = nullptr;
   const double* patches = nullptr;  // of a stem: mean and covariance of the data's patches (patches.h)
+  Index first = 0;                  // the first of its rows, where it is a part of a larger sample set
 
   Index depth() const { return network.depth; }
   const Layer& layer(Index l) const { return network.layers[l]; }
   const LayerPlace<T>& place(Index l) const { return shape.places[l]; }
-  T* input(Index l) const { return l == 0 ? data : state + place(l).input; }
-  T* delta(Index l) const { return state + place(l).delta; }
-  T* output(Index l) const { return l + 1 < depth() ? input(l + 1) : state + shape.output; }
-  T* output_delta(Index l) const { return l + 1 < depth() ? delta(l + 1) : state + shape.output_delta; }
+  T* input(Index l) const { return (l == 0 ? data : state + place(l).input) + first * place(l).input_width; }
+  T* delta(Index l) const { return state + place(l).delta + first * place(l).input_width; }
+  T* output(Index l) const { return l + 1 < depth() ? input(l + 1) : outputs(); }
+  T* output_delta(Index l) const { return l + 1 < depth() ? delta(l + 1) : outputs_delta(); }
+  T* outputs() const { return state + shape.output + first * shape.output_width; }
+  T* outputs_delta() const { return state + shape.output_delta + first * shape.output_width; }
+  T* probabilities() const { return state + shape.probabilities + first * shape.output_width; }
 
   Map<T> input_map(Index l) const { return map(input(l), place(l).input_image); }
   Map<T> delta_map(Index l) const { return map(delta(l), place(l).delta_image); }
@@ -82,6 +86,11 @@ inline void write_ones(const Sweep<T>& s, Index l, bool always) {
 template <class T>
 inline void zero(T* at, Index count) {
   for (Index i = 0; i < count; ++i) at[i] = T(0);
+}
+
+template <class T>
+inline void copy(const T* from, Index count, T* to) {
+  __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
 }
 
 // All that surrounds the pixels of one sample.

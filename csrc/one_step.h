@@ -1,0 +1,315 @@
+// One inner step without a copy of any weight.
+//
+// The step adds a combination of the support samples to each weight:  W_1 = W_0 - lr D_s^T X_s,  with a layer's inputs
+// X [samples, in] and its outputs' adjoints D [samples, out], and the adjoint of W_1 is  D_q^T X_q. Whatever is
+// multiplied by either is multiplied by W_0 and by products among samples instead, of which there are few:
+//   X_q W_1^T = X_q W_0^T + P D_s,  P = -(lr_w X_q X_s^T + lr_b)      D_q W_1 = D_q W_0 + R X_s,  R = -lr_w D_q D_s^T
+// Tangents are taken in the direction -lr lambda, so that all signs are plus:
+//   X_s' W_0^T + P^T D_q      D_s' W_0 + R^T X_q      lambda_0 = D_q^T X_q + D_s'^T X_s + D_s^T X_s'
+// and the last line is one product over all samples of a block of tasks.
+#pragma once
+
+#include "one_step_call.h"
+#include "passes.h"
+#include "row_products.h"
+
+namespace fastmaml::FASTMAML_ISA {
+namespace {
+
+template <class T>
+struct TaskBlock {
+  const OneStepCall<T>& step;
+  const Call<T>& call;
+  T* space;
+  Index first, count;  // tasks
+
+  Index samples(int set) const { return call.sets[set].n; }
+  Targets<T> targets(int set, Index task) const {
+    const Index row = task * samples(set), width = target_width(call.network.loss, call.network.outputs);
+    return {space + call.space.values[set] + row * width,
+            reinterpret_cast<const std::int64_t*>(space + call.space.labels[set]) + row,
+            space + call.space.weights[set] + row};
+  }
+  // All samples of the block.
+  Sweep<T> sweep(int set, Index state) const {
+    return {call.network,          call.shape,    count * samples(set),        call.theta,
+            call.theta_transposed, space + state, space + call.space.data[set]};
+  }
+  Sweep<T> support() const { return sweep(0, call.space.states); }
+  Sweep<T> query() const { return sweep(1, call.space.query_state); }
+  Sweep<T> tangents() const { return sweep(0, call.space.tangent_state); }
+  // The products of one task's query samples and its support samples.
+  T* products(Index place, Index l, Index task) const {
+    return space + place + (l * call.shape.query + task * samples(1)) * step.stride;
+  }
+};
+
+template <class T>
+Sweep<T> part(Sweep<T> s, Index task, Index samples) {
+  s.first = task * samples;
+  s.n = samples;
+  return s;
+}
+
+// Coefficients a [rows, depth] of the rows of b.
+template <class T>
+struct Combination {
+  const T* a;
+  Index a_row, a_depth;
+  const T* b;
+  Index depth;
+};
+
+// A product that is in place gets a second one added before it is finished.
+template <class T>
+Output<T> on_top(Output<T> out, Finish finish) {
+  out.finish = finish;
+  out.base = out.c;
+  out.base_row = out.c_row;
+  return out;
+}
+
+// x W_0^T + b_0 + the combination; x may be null
+template <class T>
+void combined_forward(const Sweep<T>& s, Index l, const T* x, const Combination<T>& c, Output<T> out) {
+  const Layer& layer = s.layer(l);
+  const LayerPlace<T>& p = s.place(l);
+  const T* weight = s.theta + p.weight;
+  const bool outputs = layer.layout == Layout::outputs_in_lanes;
+  Term<T> terms[2];
+  int count = 0;
+  if (x && outputs) terms[count++] = {x, p.input_width, 1, weight, p.packed_width, p.packed_rows};
+  if (x && !outputs) {
+    const Finish finish = out.finish;
+    const DotTerm<T> term{x, p.input_width, weight, p.packed_width, p.packed_width};
+    out.finish = Finish::store;
+    matmul_dot(s.n, layer.out, &term, 1, out);
+    out = on_top(out, finish);
+  }
+  terms[count++] = {c.a, c.a_row, c.a_depth, c.b, p.output_width, c.depth};
+  matmul(s.n, whole_vectors<T>(layer.out), terms, count, out);
+}
+
+// adjoint W_0 + the combination, gated by the ReLU before
+template <class T>
+void combined_backward(const Sweep<T>& s, Index l, const T* adjoint, const Combination<T>& c, T* to) {
+  const Layer& layer = s.layer(l);
+  const LayerPlace<T>& p = s.place(l);
+  const bool copied = p.has_transposed;
+  Output<T> out = backward_output(s, to, l);
+  Term<T> terms[2];
+  int count = 0;
+  if (layer.layout == Layout::outputs_in_lanes && !copied) {
+    const Finish finish = out.finish;
+    const DotTerm<T> term{adjoint, p.output_width, s.theta + p.weight, p.packed_width, p.packed_width};
+    out.finish = Finish::store;
+    matmul_dot(s.n, layer.in, &term, 1, out);
+    out = on_top(out, finish);
+  } else {
+    terms[count++] = {adjoint,
+                      p.output_width,
+                      1,
+                      copied ? s.transposed + p.transposed : s.theta + p.weight,
+                      copied ? padded<T>(layer.in) : p.packed_width,
+                      layer.out};
+  }
+  terms[count++] = {c.a, c.a_row, c.a_depth, c.b, p.input_width, c.depth};
+  matmul(s.n, whole_vectors<T>(layer.in), terms, count, out);
+  // The bias's column of W_0 and of X lands in the padding; it must stay zero.
+  for (Index r = 0; layer.in % kLanes<T> && r < s.n; ++r) to[r * p.input_width + layer.in] = T(0);
+}
+
+// P of a layer
+template <class T>
+void multiply_inputs(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, T* products) {
+  const Timed timed("input products", l, q.n);
+  const Layer& layer = s.layer(l);
+  const Index width = s.place(l).input_width, depth = whole_vectors<T>(layer.in + 1);
+  const T weight = block.step.inner_lr[layer.weight];  // a column of ones has put a 1 into each, for the bias
+  const T shift = layer.bias >= 0 ? weight - block.step.inner_lr[layer.bias] : T(0);
+  row_products<T>(q.n, s.n, {q.input(l), width, s.input(l), width, depth, -weight, shift, products, block.step.stride});
+}
+
+// R of a layer
+template <class T>
+void multiply_adjoints(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, T* products) {
+  const Timed timed("adjoint products", l, q.n);
+  const Index width = s.place(l).output_width, depth = whole_vectors<T>(s.layer(l).out);
+  const T scale = -block.step.inner_lr[s.layer(l).weight];
+  row_products<T>(
+      q.n, s.n, {q.output_delta(l), width, s.output_delta(l), width, depth, scale, T(0), products, block.step.stride});
+}
+
+// ---- one task's query samples at its fast parameters ----
+
+template <class T>
+void query_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, Index task) {
+  if (q.layer(l).kind != Kind::linear) return layer_forward(q, l);
+  T* products = block.products(block.step.input_products, l, task);
+  multiply_inputs(block, s, q, l, products);
+  const Timed timed("forward", l, q.n);
+  combined_forward(q, l, q.input(l), {products, block.step.stride, 1, s.output_delta(l), s.n}, forward_output(q, l));
+  write_ones(q, l + 1, false);
+}
+
+template <class T>
+void query_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, Index task) {
+  if (q.layer(l).kind != Kind::linear) return layer_backward(q, l);
+  T* products = block.products(block.step.adjoint_products, l, task);
+  multiply_adjoints(block, s, q, l, products);
+  const Timed timed("backward", l, q.n);
+  combined_backward(q, l, q.output_delta(l), {products, block.step.stride, 1, s.input(l), s.n}, q.delta(l));
+}
+
+template <class T>
+void query_pass(const TaskBlock<T>& block, const Sweep<T>& all_support, const Sweep<T>& all_query, Index task) {
+  const Sweep<T> s = part(all_support, task, block.samples(0)), q = part(all_query, task, block.samples(1));
+  for (Index l = 0; l < q.depth(); ++l) query_layer_forward(block, s, q, l, task);
+  block.call.query_losses[block.first + task] = loss_and_adjoint(q, block.targets(1, task));
+  for (Index l = q.depth() - 1; l > 0; --l) query_layer_backward(block, s, q, l, task);
+}
+
+// ---- one task's tangents, in the direction -lr lambda ----
+
+template <class T>
+void direction_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d,
+                             Index l, Index task) {
+  if (s.layer(l).kind != Kind::linear) return layer_tangent_forward(s, d, l);
+  const Timed timed("tangent forward", l, s.n);
+  const T* products = block.products(block.step.input_products, l, task);
+  const T* x = l == 0 ? nullptr : d.input(l);  // the data's tangent is zero
+  combined_forward(s, l, x, {products, 1, block.step.stride, q.output_delta(l), q.n}, tangent_output(s, d, l));
+}
+
+template <class T>
+void direction_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d,
+                              Index l, Index task) {
+  if (s.layer(l).kind != Kind::linear) return layer_tangent_backward(s, d, l);
+  const Timed timed("tangent backward", l, s.n);
+  const T* products = block.products(block.step.adjoint_products, l, task);
+  combined_backward(s, l, d.output_delta(l), {products, 1, block.step.stride, q.input(l), q.n}, d.delta(l));
+}
+
+template <class T>
+void tangent_pass(const TaskBlock<T>& block, const Sweep<T>& all_support, const Sweep<T>& all_query,
+                  const Sweep<T>& all_tangents, Index task) {
+  const Sweep<T> s = part(all_support, task, block.samples(0)), q = part(all_query, task, block.samples(1));
+  const Sweep<T> d = part(all_tangents, task, block.samples(0));
+  for (Index l = 0; l < s.depth(); ++l) direction_layer_forward(block, s, q, d, l, task);
+  loss_tangent(s, d, block.targets(0, task));
+  for (Index l = s.depth() - 1; l > 0; --l) direction_layer_backward(block, s, q, d, l, task);
+}
+
+// ---- the block ----
+
+// lambda_0 of a layer, summed over the block
+template <class T>
+void block_gradient(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d, Index l,
+                    T* lambda) {
+  const Timed timed("gradient", l, q.n);
+  const Layer& layer = s.layer(l);
+  const LayerPlace<T>& p = s.place(l);
+  const bool outputs = layer.layout == Layout::outputs_in_lanes;
+  Term<T> terms[3];
+  int count = 0;
+  const auto add = [&](const T* x, const T* adjoint, Index n) {
+    terms[count++] = outputs ? Term<T>{x, 1, p.input_width, adjoint, p.output_width, n}
+                             : Term<T>{adjoint, 1, p.output_width, x, p.input_width, n};
+  };
+  add(q.input(l), q.output_delta(l), q.n);
+  if (block.call.second_order) add(s.input(l), d.output_delta(l), s.n);
+  if (block.call.second_order && l > 0) add(d.input(l), s.output_delta(l), s.n);
+  const Index columns = whole_vectors<T>(outputs ? layer.out : layer.in + 1);
+  matmul(p.packed_rows, columns, terms, count, Output<T>{lambda + p.weight, p.packed_width});
+}
+
+template <class T>
+bool gather_labels(const TaskBlock<T>& block, int set, Status& status) {
+  const Samples<T>& samples = block.call.sets[set];
+  const Index from = block.first * samples.n;
+  auto* to = reinterpret_cast<std::int64_t*>(block.space + block.call.space.labels[set]);
+  for (Index i = 0; i < block.count * samples.n; ++i) {
+    const std::int64_t label = to[i] = samples.labels[from + i];
+    if (label >= 0 && label < block.call.network.outputs) continue;
+    status = {Problem::label_out_of_range, set == 1, block.first + i / samples.n, i % samples.n, label};
+    return false;
+  }
+  return true;
+}
+
+// The samples of all tasks of the block as padded rows, each of weight 1/n.
+template <class T>
+bool gather_block(const TaskBlock<T>& block, int set, Status& status) {
+  const Timed timed("gather", kNoLayer, block.call.sets[set].n);
+  const Call<T>& call = block.call;
+  const Samples<T>& samples = call.sets[set];
+  const Index inputs = call.network.inputs, width = call.shape.data, rows = block.count * samples.n;
+  const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
+  const T share = T(1) / static_cast<T>(samples.n);
+  T* weights = block.space + call.space.weights[set];
+  for (Index r = 0; r < rows; ++r) {
+    T* to = block.space + call.space.data[set] + r * width;
+    const T* from = samples.x + (block.first * samples.n + r) * inputs;
+    for (Index i = 0; i < width; ++i) to[i] = i < inputs ? from[i] : T(0);
+    if (ones) to[inputs] = T(1);
+    weights[r] = share;
+  }
+  if (samples.labels) return gather_labels(block, set, status);
+  const Index targets = samples.n * target_width(call.network.loss, call.network.outputs);
+  copy(samples.values + block.first * targets, block.count * targets, block.space + call.space.values[set]);
+  return true;
+}
+
+template <class T>
+void write_outputs(const TaskBlock<T>& block, const Sweep<T>& q) {
+  if (!block.call.outputs) return;
+  const Index width = block.call.network.outputs;
+  T* to = block.call.outputs + block.first * block.samples(1) * width;
+  for (Index r = 0; r < q.n; ++r) copy(q.outputs() + r * block.call.shape.output_width, width, to + r * width);
+}
+
+// The columns beyond each row's numbers: zero, but for the ones that multiply a bias, and every pass keeps them so.
+template <class T>
+void prepare_padding(const Sweep<T>& s, Index rows, bool tangent) {
+  for (Index l = 1; l <= s.depth(); ++l) {
+    const Index used = l < s.depth() ? s.layer(l).in : s.network.outputs;
+    const Index width = l < s.depth() ? s.place(l).input_width : s.shape.output_width;
+    for (T* at : {s.output(l - 1), s.output_delta(l - 1)})
+      for (Index r = 0; r < rows; ++r) zero(at + r * width + used, width - used);
+  }
+  if (!tangent) prepare_ones(s.network, s.shape, s.state);
+}
+
+template <class T>
+void one_step_prepare(const OneStepCall<T>& step, T* space) {
+  const Timed timed("prepare", kNoLayer, 0);
+  const TaskBlock<T> block{step, step.call, space, 0, 0};
+  const Index rows = step.call.shape.rows;
+  prepare_padding(block.support(), rows, false);
+  prepare_padding(block.query(), rows, false);
+  if (step.call.second_order) prepare_padding(block.tangents(), rows, true);
+}
+
+template <class T>
+Status one_step(const OneStepCall<T>& step, T* space, Index index) {
+  const Call<T>& call = step.call;
+  const Index first = step.first_task(index);
+  const TaskBlock<T> block{step, call, space, first, step.first_task(index + 1) - first};
+  Status status;
+  for (int set = 0; set < 2; ++set)
+    if (!gather_block(block, set, status)) return status;
+  const Sweep<T> s = block.support(), q = block.query(), d = block.tangents();
+  forward(s);
+  loss_and_adjoint(s, block.targets(0, 0));
+  backward<T>(s, nullptr);
+  for (Index task = 0; task < block.count; ++task) query_pass(block, s, q, task);
+  write_outputs(block, q);
+  for (Index task = 0; task < block.count && call.second_order; ++task) tangent_pass(block, s, q, d, task);
+  T* lambda = call.adjoints + index * call.shape.packed;
+  for (Index l = 0; l < s.depth(); ++l)
+    if (s.layer(l).kind == Kind::linear) block_gradient(block, s, q, d, l, lambda);
+  return status;
+}
+
+}  // namespace
+}  // namespace fastmaml::FASTMAML_ISA

@@ -1,0 +1,127 @@
+// A meta-gradient through one inner step without copies of weights: when it pays, and all its memory.
+#pragma once
+
+#include "job.h"
+#include "one_step_call.h"
+
+namespace fastmaml {
+namespace {
+
+constexpr Index kBlockRows = 32;  // samples that a block has at most, if a task has no more
+
+// Multiply-adds per task with copies of the weights, and without.
+template <class T>
+bool products_pay(const Model& model, const Request<T>& request) {
+  const double n = static_cast<double>(request.support.n), m = static_cast<double>(request.query.n);
+  double copies = 0, none = 0;
+  bool first = true;
+  for (const Layer& layer : model.layers) {
+    if (layer.kind != Kind::linear) continue;
+    const double in = static_cast<double>(layer.in), out = static_cast<double>(layer.out);
+    copies += in * out * (first ? 4 * n + 2 * m : 9 * n + 3 * m);
+    none += in * out * (first ? 2 * n + 2 * m : 6 * n + 3 * m) + n * m * (first ? in + 2 * out : 3 * (in + out));
+    first = false;
+  }
+  return none < copies;
+}
+
+template <class T>
+bool can_take_products(const Model& model, const Request<T>& request) {
+  return std::all_of(model.layers.begin(), model.layers.end(), treats_rows_alike) && request.steps == 1 &&
+         request.uniform_inner_lr && !request.support.weights && !request.query.weights;
+}
+
+// Lives on the stack of a verb.
+template <class T>
+class OneStepJob {
+ public:
+  OneStepJob(const Model& model, const Request<T>& request) : layers_(model.layers) {
+    Call<T>& call = step_.call;
+    call.network = network_of(model);
+    call.network.layers = layers_.data();  // with layouts of their own
+    call.tasks = request.tasks;
+    call.sets[0] = request.support;
+    call.sets[1] = request.query;
+    call.second_order = request.second_order;
+    step_.inner_lr = request.inner_lr;
+    const Index rows = request.tasks * std::max(request.support.n, request.query.n);
+    step_.blocks = std::min(request.tasks, (rows + kBlockRows - 1) / kBlockRows);
+    const Index most = (request.tasks + step_.blocks - 1) / step_.blocks;
+    call.shape =
+        make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1, false);
+    threads_ = static_cast<int>(std::min<Index>(request.threads, step_.blocks));
+    place_workspace();
+    allocate();
+    pack(call.network, call.shape, request.parameters, call.theta);
+    kernels<T>().transpose(call);
+  }
+
+  Call<T>& call() { return step_.call; }
+
+  Status run() {
+    const Kernels<T>& table = kernels<T>();
+    return run_all(
+        threads_, step_.blocks, [&](int thread) { table.one_step_prepare(step_, workspace(thread)); },
+        [&](int thread, Index block) { return table.one_step(step_, workspace(thread), block); });
+  }
+
+  // Blocks are added in their order, whichever thread made them.
+  void write_mean(T* gradient) {
+    Call<T>& call = step_.call;
+    const Index tasks = call.tasks, pieces = (call.shape.packed + kReducePiece - 1) / kReducePiece;
+    call.tasks = step_.blocks;
+    for (Index piece = 0; piece < pieces; ++piece) kernels<T>().reduce(call, piece);
+    call.tasks = tasks;
+    unpack(call.network, call.shape, call.total, T(1) / static_cast<T>(tasks), gradient);
+  }
+
+ private:
+  T* workspace(int thread) const { return workspaces_ + thread * step_.call.space.size; }
+
+  void place_workspace() {
+    Places<T> places;
+    Workspace<T>& space = step_.call.space;
+    const Shape<T>& shape = step_.call.shape;
+    const Index rows[2] = {shape.support, shape.query};
+    space.states = places.take(shape.state);
+    space.query_state = places.take(shape.state);
+    space.tangent_state = places.take(shape.state);
+    for (int set = 0; set < 2; ++set) {
+      space.data[set] = places.take(rows[set] * shape.data);
+      space.weights[set] = places.take(rows[set]);
+      space.values[set] = places.take(rows[set] * target_width(step_.call.network.loss, step_.call.network.outputs));
+      space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
+    }
+    step_.stride = padded<T>(step_.call.sets[0].n);
+    step_.input_products = places.take(step_.call.network.depth * shape.query * step_.stride);
+    step_.adjoint_products = places.take(step_.call.network.depth * shape.query * step_.stride);
+    space.size = places.size;
+  }
+
+  void allocate() {
+    Places<T> places;
+    Call<T>& call = step_.call;
+    const Index theta = places.take(call.shape.packed), transposed = places.take(call.shape.transposed);
+    const Index lambda = places.take(step_.blocks * call.shape.packed), total = places.take(call.shape.packed);
+    const Index workspaces = places.take(threads_ * call.space.size);
+    const std::size_t bytes = static_cast<std::size_t>(places.size) * sizeof(T);
+    scratch_ = std::make_unique<Scratch>(bytes);
+    T* base = static_cast<T*>(scratch_->data());
+    if (poison) std::memset(base, 0xff, bytes);
+    call.theta = base + theta;
+    call.theta_transposed = base + transposed;
+    call.adjoints = base + lambda;
+    call.total = base + total;
+    workspaces_ = base + workspaces;
+  }
+
+  std::vector<Layer> layers_;
+  std::vector<LayerPlace<T>> places_;
+  OneStepCall<T> step_;
+  int threads_ = 1;
+  std::unique_ptr<Scratch> scratch_;
+  T* workspaces_ = nullptr;
+};
+
+}  // namespace
+}  // namespace fastmaml
