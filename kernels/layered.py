@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .conv_launch import Conv
-from .flat import sum_rows, update
+from . import head
+from .conv_launch import Conv, Moments, Reading
+from .flat import Part, Sink, sum_rows, update
 from .losses import cotangent
 from .mlp_launch import Data, MetaResult
 from .norm_launch import Unit
@@ -29,101 +31,204 @@ class Stage:
     unit: Unit | None = None
 
 
+class Network:
+    """Stages in a row, and which of them leave something to the next.
+
+    A unit without pooling is no pass of its own: the layer that reads the maps applies it. So does the head, the last
+    linear layer with its loss, to one that ends in a mean over whole maps.
+    """
+
+    def __init__(self, stages: Sequence[Stage], loss: str, precision: str, barriers: bool) -> None:
+        last = stages[-1]
+        self.stages, self.loss, self.precision, self.barriers = tuple(stages), loss, precision, barriers
+        self.has_head = last.unit is None and head.obstacle(last.conv, loss) is None
+        self.open = [self._is_open(number) for number in range(len(stages))]
+
+    def _is_open(self, number: int) -> bool:
+        unit, following = self.stages[number].unit, number + 1
+        if unit is None or following == len(self.stages):
+            return False
+        whole = unit.pool == "mean" and unit.window == unit.height == unit.width
+        return unit.window == 1 or (whole and self.has_head and following == len(self.stages) - 1)
+
+
 class Maps:
     """What one stage computes on one set of samples, in memory that is written before it is read.
 
-    y: of the convolution; out: of the unit; each [T, N, C, H, W], with cotangents (bar) and derivatives (dot).
+    y: of the convolution; out: of the unit, y where that is open; each [T, N, C, H, W], with cotangents (bar) and
+    derivatives (dot). statistics [T, 4, C] of y.
     """
 
-    def __init__(self, stage: Stage, x: Tensor, tangents: bool) -> None:
+    def __init__(self, stage: Stage, is_open: bool, x: Tensor, tangents: bool) -> None:
         conv, unit, (tasks, samples) = stage.conv, stage.unit, x.shape[:2]
         shape = (tasks, samples, conv.outputs, conv.out_height, conv.out_width)
         pooled = shape if unit is None else (*shape[:3], shape[3] // unit.window, shape[4] // unit.window)
         self.y, self.y_bar = x.new_empty(shape), x.new_empty(shape)
         self.out, self.out_bar = self.y, self.y_bar
         self.y_dot = self.y_bar_dot = self.out_dot = self.out_bar_dot = self.y
-        self.statistics = x.new_empty(4, tasks, conv.outputs)
+        self.statistics = x.new_empty(tasks, 4, conv.outputs)
         if unit is not None:
-            self.out, self.out_bar = x.new_empty(pooled), x.new_empty(pooled)
+            self.out, self.out_bar = self.y if is_open else x.new_empty(pooled), x.new_empty(pooled)
         if tangents:
             self.y_dot, self.y_bar_dot = x.new_empty(shape), x.new_empty(shape)
             self.out_dot, self.out_bar_dot = self.y_dot, self.y_bar_dot
             if unit is not None:
-                self.out_dot, self.out_bar_dot = x.new_empty(pooled), x.new_empty(pooled)
+                self.out_dot, self.out_bar_dot = self.y_dot if is_open else x.new_empty(pooled), x.new_empty(pooled)
 
 
 class Passes:
-    """Passes of a network over one set of samples of T tasks."""
+    """Passes of a network over one set of samples of T tasks, each leaving gradients [T, P] to a sink.
 
-    def __init__(self, stages: Sequence[Stage], loss: str, precision: str, data: Data, tangents: bool) -> None:
-        self.stages, self.loss, self.precision, self.data = stages, loss, precision, data
-        self.maps = [Maps(stage, data.x, tangents) for stage in stages]
+    counters: those of other passes over as many tasks, to be used by turns.
+    """
 
-    def forward(self, theta: Tensor) -> Tensor:
-        """Outputs [T, N, C, 1, 1] at theta [P] or [T, P]."""
-        x = self.data.x
-        for stage, maps in zip(self.stages, self.maps, strict=True):
-            stage.conv.forward(x, theta, maps.y, self.precision)
-            if stage.unit is not None:
+    def __init__(self, network: Network, data: Data, tangents: bool, counters: Tensor | None = None) -> None:
+        self.network, self.data, self.stages, self.precision = network, data, network.stages, network.precision
+        tasks, samples = data.x.shape[:2]
+        self.maps = [
+            Maps(stage, is_open, data.x, tangents) for stage, is_open in zip(self.stages, network.open, strict=True)
+        ]
+        self._parts, self._partial = self._split(tasks, samples)
+        rooms = [
+            stage.conv.moments_room(tasks, samples, self.precision)
+            for stage in self.stages
+            if stage.unit is not None and stage.unit.norm
+        ]
+        self._room = data.x.new_empty(max((numbers for numbers, _ in rooms), default=0))
+        if counters is None:
+            counters = data.x.new_zeros(max((count for _, count in rooms), default=0), dtype=torch.int32)
+        self.counters = counters
+
+    def forward(self, theta: Tensor) -> None:
+        """y, and out, of each stage at theta [P] or [T, P]; of the head when its loss is taken."""
+        for number, (stage, maps) in enumerate(self._body()):
+            stage.conv.forward(self._below(number, False), theta, maps.y, self.precision, self._moments(number))
+            if stage.unit is not None and not self.network.open[number]:
                 stage.unit.forward(maps.y, theta, maps.out, maps.statistics)
-            x = maps.out
-        return x
 
-    def backward(self, theta: Tensor, losses: Tensor, gradient: Tensor) -> None:
-        """After `forward`: the loss of each task into losses [T], its gradient into gradient [S, T, P]."""
-        last = self.maps[-1]
-        cotangent(last.out, self.data.y, self.data.weights, self.loss, losses, last.out_bar)
-        for number in reversed(range(len(self.stages))):
-            stage, maps = self.stages[number], self.maps[number]
+    def outputs(self, theta: Tensor) -> Tensor:
+        """[T, N, OUT] at theta, with a forward pass and without a loss."""
+        self.forward(theta)
+        if self.network.has_head:
+            self._head(theta, "none", theta, None, None)
+        return self.maps[-1].out.flatten(2)
+
+    def backward(self, theta: Tensor, losses: Tensor, sink: Sink | None) -> Tensor:
+        """After `forward`: each task's loss into losses [T], its gradient into the sink; gives outputs [T, N, OUT].
+
+        With no sink only what `product` needs is made.
+        """
+        self._loss(theta, losses, sink, None)
+        for number, (stage, maps) in reversed(list(enumerate(self._body()))):
             if stage.unit is not None:
-                stage.unit.backward(maps.y, maps.out_bar, theta, maps.y_bar, gradient, maps.statistics)
-            x, x_bar = self._below(number, "out"), self._below(number, "out_bar")
-            assert x is not None
-            stage.conv.backward(maps.y_bar, x, theta, gradient, x_bar, self.precision)
-
-    def product(self, theta: Tensor, direction: Tensor, losses: Tensor, result: Tensor) -> None:
-        """After both: the Hessian times direction [T, P] into result [S, T, P]; forward over reverse."""
-        x, x_dot = self.data.x, None
-        for stage, maps in zip(self.stages, self.maps, strict=True):
-            stage.conv.forward(x, theta, maps.y_dot, self.precision, x_dot, direction)
-            if stage.unit is not None:
-                stage.unit.tangent(maps.y, maps.y_dot, theta, direction, maps.out_dot, maps.statistics)
-            x, x_dot = maps.out, maps.out_dot
-        last = self.maps[-1]
-        cotangent(last.out, self.data.y, self.data.weights, self.loss, losses, last.out_bar_dot, last.out_dot)
-        for number in reversed(range(len(self.stages))):
-            self._product_back(number, theta, direction, result)
-
-    def _product_back(self, number: int, theta: Tensor, direction: Tensor, result: Tensor) -> None:
-        stage, maps = self.stages[number], self.maps[number]
-        if stage.unit is not None:
-            stage.unit.backward(
-                maps.y, maps.out_bar, theta, maps.y_bar_dot, result, maps.statistics, maps.y_dot, maps.out_bar_dot,
-                direction,
+                stage.unit.backward(maps.y, maps.out_bar, theta, maps.y_bar, sink, maps.statistics)
+            stage.conv.backward(
+                maps.y_bar, self._below(number, False), theta, sink, self._bar_below(number, False), self.precision,
+                partial=self._partial.get(number),
             )  # fmt: skip
-        x = self._below(number, "out")
-        assert x is not None
-        x_dot, x_bar_dot = self._below(number, "out_dot"), self._below(number, "out_bar_dot")
-        stage.conv.backward(
-            maps.y_bar, x, theta, result, x_bar_dot, self.precision, maps.y_bar_dot, x_dot, direction
+        self._update(sink)
+        return self.maps[-1].out.flatten(2)
+
+    def product(self, theta: Tensor, direction: Tensor, losses: Tensor, sink: Sink) -> None:
+        """After both: the Hessian times direction [T, P] into the sink; forward over reverse."""
+        for number, (stage, maps) in enumerate(self._body()):
+            stage.conv.forward(
+                self._below(number, True), theta, maps.y, self.precision, self._moments(number), maps.y_dot, direction
+            )  # fmt: skip
+            if stage.unit is not None and not self.network.open[number]:
+                stage.unit.tangent(maps.y, maps.y_dot, theta, direction, maps.out_dot, maps.statistics)
+        self._loss(theta, losses, sink, direction)
+        for number, (stage, maps) in reversed(list(enumerate(self._body()))):
+            if stage.unit is not None:
+                stage.unit.backward(
+                    maps.y, maps.out_bar, theta, maps.y_bar_dot, sink, maps.statistics, maps.y_dot, maps.out_bar_dot,
+                    direction,
+                )  # fmt: skip
+            stage.conv.backward(
+                maps.y_bar, self._below(number, True), theta, sink, self._bar_below(number, True), self.precision,
+                maps.y_bar_dot, direction, self._partial.get(number),
+            )  # fmt: skip
+        self._update(sink)
+
+    def _body(self) -> list[tuple[Stage, Maps]]:
+        """The stages, but for one that is the head."""
+        pairs = list(zip(self.stages, self.maps, strict=True))
+        return pairs[:-1] if self.network.has_head else pairs
+
+    def _loss(self, theta: Tensor, losses: Tensor, sink: Sink | None, direction: Tensor | None) -> None:
+        last, data, loss = self.maps[-1], self.data, self.network.loss
+        if not self.network.has_head:
+            dots = (last.out_bar, None) if direction is None else (last.out_bar_dot, last.out_dot)
+            cotangent(last.out, data.y, data.weights, loss, losses, *dots)
+            return
+        bar = self._bar_below(len(self.stages) - 1, direction is not None)
+        self._head(theta, loss, losses, sink, bar, direction)
+
+    def _head(
+        self, theta: Tensor, loss: str, losses: Tensor, sink: Sink | None, x_bar: Tensor | None,
+        direction: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        number, data = len(self.stages) - 1, self.data
+        head.head(
+            self.stages[number].conv, self._below(number, direction is not None), theta, data.y, data.weights, loss,
+            self.maps[number].y, losses, sink, x_bar, self.precision, direction,
         )  # fmt: skip
 
-    def _below(self, number: int, field: str) -> Tensor | None:
-        """Of the stage before; for the first one its input, or None where nothing is wanted of that."""
-        if number:
-            found: Tensor = getattr(self.maps[number - 1], field)
-            return found
-        return self.data.x if field == "out" else None
+    def _below(self, number: int, tangent: bool) -> Reading:
+        """What a stage reads."""
+        if number == 0:
+            return Reading(self.data.x)
+        maps = self.maps[number - 1]
+        unit = self.stages[number - 1].unit if self.network.open[number - 1] else None
+        return Reading(maps.out, maps.out_dot if tangent else None, unit, maps.statistics)
+
+    def _bar_below(self, number: int, tangent: bool) -> Tensor | None:
+        if number == 0:
+            return None
+        return self.maps[number - 1].out_bar_dot if tangent else self.maps[number - 1].out_bar
+
+    def _moments(self, number: int) -> Moments | None:
+        unit = self.stages[number].unit
+        if unit is None or not unit.norm:
+            return None
+        statistics = self.maps[number].statistics
+        return Moments(statistics, self._room, self.counters, unit.eps, self.network.barriers)
+
+    def _split(self, tasks: int, samples: int) -> tuple[list[Part], dict[int, Tensor]]:
+        """Of the stages whose weight gradients take several programs: their parts, and room for the partial sums."""
+        parts, base, shapes = [], 0, {}
+        for number, (stage, _) in enumerate(self._body()):
+            splits = stage.conv.splits(tasks, samples, self.precision)
+            if splits > 1:
+                found = stage.conv.parts(splits, base)
+                parts += found
+                shapes[number] = (base, splits, found[0].span)
+                base += splits * found[0].span
+        room = self.data.x.new_empty(base * tasks)
+        views = {
+            number: room[start * tasks : (start + splits * span) * tasks].view(splits, tasks, span)
+            for number, (start, splits, span) in shapes.items()
+        }
+        self._partial_room = room
+        return parts, views
+
+    def _update(self, sink: Sink | None) -> None:
+        if self._parts and sink is not None:
+            update(sink, self._partial_room, self._parts)
 
 
 @dataclass(frozen=True)
 class Layered:
-    """The four verbs, layer by layer; as `mlp_launch.Launcher`, whose arguments these are."""
+    """The four verbs, layer by layer; as `mlp_launch.Launcher`, whose arguments these are.
+
+    barriers: whether the GPU's barriers order its global memory, so that a launch can end what all its programs began.
+    """
 
     stages: tuple[Stage, ...]
     size: int
     loss: str
     precision: str
+    barriers: bool = True
 
     def meta_gradient(
         self, theta: Tensor, inner_lr: Tensor, support: Data, query: Data, steps: int, through: bool, learned: bool,
@@ -132,18 +237,17 @@ class Layered:
         tasks = support.x.shape[0]
         passes = self._passes(support, through)
         thetas, step_losses = self._steps(theta, inner_lr, passes, steps)
-        losses, gradient = theta.new_empty(tasks), self._gradient(query)
+        losses = theta.new_empty(tasks)
         adjoint, direction = theta.new_empty(tasks, self.size), theta.new_empty(tasks, self.size)
-        asking = self._passes(query, False)
-        outputs = asking.forward(thetas[-1])
-        asking.backward(thetas[-1], losses, gradient)
-        update(adjoint, gradient, inner_lr, adjoint, direction, "gradient")
+        asking = self._passes(query, False, passes.counters)
+        asking.forward(thetas[-1])
+        outputs = asking.backward(thetas[-1], losses, Sink("gradient", adjoint, adjoint, inner_lr, direction))
         lr_sums = theta.new_zeros(tasks, self.size) if learned else None
-        less = self._reverse(thetas, passes, inner_lr, adjoint, direction, through, lr_sums)
+        self._reverse(thetas, passes, inner_lr, adjoint, direction, through, lr_sums)
         total, share = theta.new_empty(self.size), 1 / tasks
-        sum_rows(adjoint, total, share, less, kept)
+        sum_rows(adjoint, total, share, kept)
         lr_gradient = None if lr_sums is None else sum_rows(lr_sums, theta.new_empty(self.size), share)
-        return MetaResult(losses, total, lr_gradient, outputs.flatten(2), step_losses)
+        return MetaResult(losses, total, lr_gradient, outputs, step_losses)
 
     def adapt(self, theta: Tensor, inner_lr: Tensor, support: Data, steps: int) -> tuple[Tensor, Tensor]:
         thetas, losses = self._steps(theta, inner_lr, self._passes(support, False), steps)
@@ -151,7 +255,7 @@ class Layered:
         return fast if steps else fast.expand(support.x.shape[0], -1).clone(), losses
 
     def predict(self, fast: Tensor, x: Tensor) -> Tensor:
-        return self._passes(Data(x, x), False).forward(fast).flatten(2)
+        return self._passes(Data(x, x), False).outputs(fast)
 
     def hvp(self, fast: Tensor, support: Data, vectors: Tensor) -> Tensor:
         return self.linearise(fast, support)[1](vectors)
@@ -159,62 +263,50 @@ class Layered:
     def linearise(self, fast: Tensor, support: Data) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The gradient of each task's loss at fast [T, P], and vectors [T, P] ↦ products with its Hessian [T, P]."""
         passes, losses = self._passes(support, True), fast.new_empty(fast.shape[0])
-        parts = self._gradient(support)
+        gradient = torch.empty_like(fast)
         passes.forward(fast)
-        passes.backward(fast, losses, parts)
-        gradient = parts.sum(0)
+        passes.backward(fast, losses, Sink.plain(gradient))
 
         def product(vectors: Tensor) -> Tensor:
-            passes.product(fast, vectors, losses, parts)
-            return parts.sum(0)
+            found = torch.empty_like(fast)
+            passes.product(fast, vectors, losses, Sink.plain(found))
+            return found
 
         return gradient, product
 
-    def _passes(self, data: Data, tangents: bool) -> Passes:
+    def _passes(self, data: Data, tangents: bool, counters: Tensor | None = None) -> Passes:
         if len(data.x) > MAX_TASKS:
             raise ValueError(
                 f"tasks: given {len(data.x)} at a time; kernels of single layers take at most {MAX_TASKS}: "
                 "take fewer and accumulate gradients"
             )
-        return Passes(self.stages, self.loss, self.precision, data, tangents)
-
-    def _gradient(self, data: Data) -> Tensor:
-        """[S, T, P], as many partial sums as the longest sum over positions needs."""
-        splits = max(stage.conv.splits(data.x.shape[1], self.precision) for stage in self.stages)
-        return data.x.new_empty(splits, data.x.shape[0], self.size)
+        return Passes(Network(self.stages, self.loss, self.precision, self.barriers), data, tangents, counters)
 
     def _steps(self, theta: Tensor, inner_lr: Tensor, passes: Passes, steps: int) -> tuple[list[Tensor], Tensor]:
         """θ_0 [P] or [T, P], θ_1 … θ_K [T, P]; support losses [T, K]."""
-        data = passes.data
-        tasks = data.x.shape[0]
-        thetas, gradient = [theta], self._gradient(data)
-        losses = theta.new_empty(tasks, steps)
+        tasks = passes.data.x.shape[0]
+        thetas, losses = [theta], theta.new_empty(tasks, steps)
         for step in range(steps):
             passes.forward(thetas[-1])
-            passes.backward(thetas[-1], losses[:, step], gradient)
             after = theta.new_empty(tasks, self.size)
-            update(thetas[-1], gradient, inner_lr, after, after, "step")
+            passes.backward(thetas[-1], losses[:, step], Sink("step", after, thetas[-1], inner_lr, after))
             thetas.append(after)
         return thetas, losses
 
     def _reverse(
         self, thetas: list[Tensor], passes: Passes, inner_lr: Tensor, adjoint: Tensor, direction: Tensor, through: bool,
         lr_sums: Tensor | None,
-    ) -> Tensor | None:  # fmt: skip
-        """λ_1 into adjoint; gives H_0 (A∘λ_1) [S, T, P], still to be subtracted; None for the first order."""
-        steps = len(thetas) - 1
+    ) -> None:  # fmt: skip
+        """λ_0 into adjoint [T, P], from λ_K and A ∘ λ_K; gradients of the inner lr into lr_sums."""
         if not through and lr_sums is None:
-            return None
-        gradient, spare = self._gradient(passes.data), adjoint.new_empty(len(adjoint))
+            return
+        steps, spare, other = len(thetas) - 1, adjoint.new_empty(len(adjoint)), torch.empty_like(direction)
         for step in reversed(range(steps)):
             theta = thetas[step]
             if step < steps - 1 or lr_sums is not None:  # else the maps still are those of this step
                 passes.forward(theta)
-                passes.backward(theta, spare, gradient)
-            if lr_sums is not None:
-                update(adjoint, gradient, inner_lr, lr_sums, lr_sums, "lr")
+                taken = None if lr_sums is None else Sink("lr", lr_sums, adjoint, inner_lr, other)
+                passes.backward(theta, spare, taken)
             if through:
-                passes.product(theta, direction, spare, gradient)
-            if through and step:
-                update(adjoint, gradient, inner_lr, adjoint, direction, "reverse")
-        return gradient if through else None
+                passes.product(theta, direction, spare, Sink("reverse", adjoint, adjoint, inner_lr, other))
+                direction, other = other, direction

@@ -191,7 +191,7 @@ def _launcher(
         assert not isinstance(blocks, str)
         return Launcher(blocks, plan.num_parameters, plan.loss_name, precision, _programs(device))
     stages = stages_of(plan, sample or (plan.num_inputs or 0,))
-    return Layered(stages, plan.num_parameters, plan.loss_name, precision)
+    return Layered(stages, plan.num_parameters, plan.loss_name, precision, _barriers_order_memory(device))
 
 
 _PADDING = (

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -21,8 +22,9 @@ from triton.compiler import ASTSource
 from fastmaml.engines.gpu_network import blocks_of
 from fastmaml.kernels import conv as conv_kernels
 from fastmaml.kernels import conv_launch, flat, losses, mlp, norm_launch
+from fastmaml.kernels import head as heads
 from fastmaml.kernels import norm as norm_kernels
-from fastmaml.kernels.conv_launch import TILES, Conv
+from fastmaml.kernels.conv_launch import TILES, Conv, Reading
 from fastmaml.kernels.mlp_launch import FLAT, options
 from fastmaml.kernels.mlp_network import network, padded
 from fastmaml.kernels.norm_launch import Unit
@@ -97,7 +99,8 @@ def other(kernel: str, chip: int, single: bool = False) -> list[int]:
 def flat_kernel(kernel: str, mode: str, chip: int) -> list[int]:
     """The flat updates, sums over tasks and losses."""
     function = losses._loss_kernel if kernel == "loss" else getattr(flat, f"_{kernel}_kernel")
-    everything: dict[str, Any] = {"MODE": mode, "SPLITS": 2, "BLOCK": flat.BLOCK, "MASKED": True}
+    everything: dict[str, Any] = {"MODE": mode, "BLOCK": flat.BLOCK, "MASKED": True}
+    everything |= {"PARTS": (64, 128, 18, 64, 64, 0), "COUNT": 1, "ROWS": flat.SPLIT_ROWS}
     everything |= {"ROWS": flat.SUM_ROWS, "BLOCK": flat.SUM_BLOCK} if kernel == "sum" else {}
     everything |= {"OUT": 4 if mode == "gaussian" else 5, "PADDED": 8, "CHUNK": 64}
     everything |= {"LOSS": mode, "WEIGHTED": True, "TANGENT": mode == "mse"}
@@ -108,31 +111,67 @@ def flat_kernel(kernel: str, mode: str, chip: int) -> list[int]:
     return usage(compiled(function, types, constants, flat.OPTIONS, chip))
 
 
-def conv(kernel: str, layer: Conv, precision: str, chip: int) -> list[int]:
-    """A tangent pass of a convolution, the largest form of the kernel."""
+def conv(kernel: str, layer: Conv, unit: Unit, precision: str, chip: int) -> list[int]:
+    """A tangent pass of a convolution whose input's unit it applies, where that is open; the largest form."""
     bm, bn, bk = TILES[precision]
-    constants = {**layer.shape, "BM": bm, "BN": bn, "BK": bk, "PRECISION": precision}
+    maps = torch.empty(1, 1, layer.inputs, layer.height, layer.width, device="meta")
+    reading = Reading(maps, maps, unit if unit.window == 1 else None)
+    constants = {**layer.shape, **reading.shape(layer.inputs), "BM": bm, "BN": bn, "BK": bk, "PRECISION": precision}
     if kernel == "forward":
-        function, constants = conv_kernels._forward_kernel, constants | {"PAIRS": 2}
+        function = conv_kernels._forward_kernel
+        constants |= {"TANGENT": True, "PAIRS": 2, "MOMENTS": True, "AT_ONCE": True}
     else:
         function = conv_kernels._backward_kernel
-        constants |= {"SPLITS": 1, "WEIGHT_PAIRS": 2, "INPUT_PAIRS": 2}
-    launch = conv_launch.OPTIONS if kernel == "forward" else conv_launch.BACKWARD
+        constants |= {"MODE": "reverse", "SPLITS": 1, "WEIGHT_PAIRS": 2, "INPUT_PAIRS": 2}
+        constants |= dict(zip(("WN", "WR", "WK"), layer.weight_tile(precision), strict=True))
+    launch = conv_launch.READING if kernel == "forward" else conv_launch.BACKWARD
     return usage(compiled(function, _counts(function, constants), constants, launch, chip))
+
+
+def moments(chip: int) -> list[int]:
+    """A convolution that takes its maps' moments in the first pass."""
+    bm, bn, bk = TILES["ieee"]
+    constants = {**_OMNIGLOT.shape, **Reading(torch.empty(0)).shape(64), "BM": bm, "BN": bn, "BK": bk}
+    constants |= {"TANGENT": False, "PAIRS": 1, "MOMENTS": True, "AT_ONCE": True, "PRECISION": "ieee"}
+    function = conv_kernels._forward_kernel
+    return usage(compiled(function, _counts(function, constants), constants, conv_launch.OPTIONS, chip))
+
+
+def first_layer(chip: int) -> list[int]:
+    """The weight gradient of a first layer, which has tiles of its own, and no input gradient."""
+    layer, (bm, bn, bk) = Conv(1, 64, 28, 28, 3, 2, 1, 0, 576), TILES["ieee"]
+    constants = {**layer.shape, **Reading(torch.empty(0)).shape(1), "BM": bm, "BN": bn, "BK": bk}
+    constants |= dict(zip(("WN", "WR", "WK"), layer.weight_tile("ieee"), strict=True))
+    constants |= {"MODE": "step", "SPLITS": 1, "WEIGHT_PAIRS": 1, "INPUT_PAIRS": 0, "PRECISION": "ieee"}
+    function = conv_kernels._backward_kernel
+    return usage(compiled(function, _counts(function, constants), constants, conv_launch.BACKWARD, chip))
+
+
+def head(features: int, unit: Unit | None, chip: int) -> list[int]:
+    """The derivative of the last layer with its loss."""
+    maps = torch.empty(1, 1, features, device="meta")
+    constants: dict[str, Any] = {"IN": features, "OUT": 5, "WEIGHT": 64, "BIAS": 64 + 5 * features}
+    constants |= Reading(maps, maps, unit).shape(features) | {"PLACES": unit.window**2 if unit else 1}
+    constants |= {"LOSS": "cross_entropy", "WEIGHTED": False, "TANGENT": True, "PAIRS": 2, "WANTED": True}
+    constants |= {"BELOW": True, "MODE": "reverse", "PADDED": 16, "ROWS": heads.ROWS, "HF": TILES["ieee"][1]}
+    constants |= {"PRECISION": "ieee"}
+    function = heads._head_kernel
+    types = _counts(function, constants) | {"y": "*i64"}
+    return usage(compiled(function, types, constants, heads.OPTIONS, chip))
 
 
 def norm(kernel: str, unit: Unit, chip: int) -> list[int]:
     constants = dict(unit.shape)
     if kernel == "backward":
-        constants |= {"TANGENT": True, "SPLITS": 1}
+        constants |= {"TANGENT": True, "WANTED": True, "MODE": "reverse"}
     function = getattr(norm_kernels, f"_{kernel}_kernel")
     return usage(compiled(function, _counts(function, constants), constants, norm_launch.OPTIONS, chip))
 
 
 def _counts(function: Any, constants: dict[str, Any]) -> dict[str, str]:
     """Types of the arguments that are neither pointers to float32 nor constants."""
-    names = ("N", "SIZE", "SCRATCH", "weight_tiles", "size", "count", "n", "m", "tasks", "steps", "features")
-    known = dict.fromkeys(names, "i32") | {"eps": "fp32", "share": "fp32"}
+    names = ("N", "SIZE", "SCRATCH", "LOW", "weight_tiles", "size", "count", "n", "m", "tasks", "steps", "features")
+    known = dict.fromkeys(names, "i32") | {"eps": "fp32", "share": "fp32", "counters": "*i32"}
     return {
         name: known.get(name, "i32" if name.endswith("stride") or name == "stride" else "*fp32")
         for name in function.arg_names
@@ -142,6 +181,8 @@ def _counts(function: Any, constants: dict[str, Any]) -> dict[str, str]:
 
 _OMNIGLOT = Conv(64, 64, 14, 14, 3, 2, 1, 0, 36864)
 _IMAGENET = Conv(32, 32, 42, 42, 3, 1, 1, 0, 9216)
+_BELOW = Unit(64, 14, 14, True, 0, 64, 1e-3, "relu")
+_MEAN = Unit(64, 2, 2, True, 0, 64, 1e-3, "relu", "mean", 2)
 _MAPS = Unit(64, 7, 7, True, 0, 64, 1e-3, "relu")
 _POOLED = Unit(32, 42, 42, True, 0, 32, 1e-3, "relu", "max", 2)
 
@@ -156,11 +197,15 @@ TESTED: dict[str, tuple[Callable[[int], list[int]], tuple[int, ...]]] = {
     "cross entropy": (lambda chip: flat_kernel("loss", "cross_entropy", chip), (80, 90)),
     "squared error": (lambda chip: flat_kernel("loss", "mse", chip), (80, 90)),
     "gaussian": (lambda chip: flat_kernel("loss", "gaussian", chip), (80, 90)),
-    "omniglot forward ieee": (lambda chip: conv("forward", _OMNIGLOT, "ieee", chip), (80, 90)),
-    "omniglot backward ieee": (lambda chip: conv("backward", _OMNIGLOT, "ieee", chip), (80, 90)),
-    "omniglot backward tf32": (lambda chip: conv("backward", _OMNIGLOT, "tf32", chip), (80, 90)),
+    "omniglot forward ieee": (lambda chip: conv("forward", _OMNIGLOT, _BELOW, "ieee", chip), (80, 90)),
+    "omniglot backward ieee": (lambda chip: conv("backward", _OMNIGLOT, _BELOW, "ieee", chip), (80, 90)),
+    "omniglot backward tf32": (lambda chip: conv("backward", _OMNIGLOT, _BELOW, "tf32", chip), (80, 90)),
+    "omniglot moments": (moments, (80, 90)),
+    "omniglot first layer backward": (first_layer, (80, 90)),
+    "omniglot head": (lambda chip: head(64, _MEAN, chip), (80, 90)),
+    "mini-imagenet head": (lambda chip: head(800, None, chip), (80, 90)),
     "omniglot norm backward": (lambda chip: norm("backward", _MAPS, chip), (80, 90)),
-    "mini-imagenet backward ieee": (lambda chip: conv("backward", _IMAGENET, "ieee", chip), (80, 90)),
+    "mini-imagenet backward ieee": (lambda chip: conv("backward", _IMAGENET, _POOLED, "ieee", chip), (80, 90)),
     "mini-imagenet norm forward": (lambda chip: norm("forward", _POOLED, chip), (80, 90)),
     "mini-imagenet norm tangent": (lambda chip: norm("tangent", _POOLED, chip), (80, 90)),
     "mini-imagenet norm backward": (lambda chip: norm("backward", _POOLED, chip), (80, 90)),
