@@ -16,7 +16,7 @@ from . import head
 from .conv_launch import Conv, Moments, Reading
 from .flat import Part, Sink, sum_rows, update
 from .losses import cotangent
-from .mlp_launch import Data, MetaResult
+from .mlp_launch import Data, MetaResult, Needs
 from .norm_launch import Unit
 
 MAX_TASKS = 65535
@@ -74,6 +74,16 @@ class Maps:
             self.out_dot, self.out_bar_dot = self.y_dot, self.y_bar_dot
             if unit is not None:
                 self.out_dot, self.out_bar_dot = self.y_dot if is_open else x.new_empty(pooled), x.new_empty(pooled)
+
+
+def numbers_of(stage: Stage, is_open: bool) -> int:
+    """How many numbers the maps of one sample have, without tangents."""
+    conv, unit = stage.conv, stage.unit
+    area = conv.outputs * conv.out_height * conv.out_width
+    if unit is None:
+        return 2 * area
+    pooled = conv.outputs * (conv.out_height // unit.window) * (conv.out_width // unit.window)
+    return 2 * area + pooled * (1 if is_open else 2)
 
 
 class Passes:
@@ -273,6 +283,12 @@ class Layered:
             return found
 
         return gradient, product
+
+    def needs(self, support: int, query: int) -> Needs:
+        """For sets of so many samples: maps of both, and copies of the parameters."""
+        network = Network(self.stages, self.loss, self.precision, self.barriers)
+        maps = [numbers_of(stage, is_open) for stage, is_open in zip(self.stages, network.open, strict=True)]
+        return Needs(4 * self.size + query * sum(maps), self.size, 2 * sum(maps), MAX_TASKS)
 
     def _passes(self, data: Data, tangents: bool, counters: Tensor | None = None) -> Passes:
         if len(data.x) > MAX_TASKS:

@@ -33,6 +33,15 @@ class MetaResult(NamedTuple):
     step_losses: Tensor
 
 
+class Needs(NamedTuple):
+    """Float32 numbers of memory that a task takes: fixed + step · K + sample · N, for `in_flight` tasks at most."""
+
+    fixed: int
+    step: int
+    sample: int
+    in_flight: int
+
+
 @dataclass(frozen=True)
 class Launcher:
     """The fully connected kernels of one network.
@@ -116,6 +125,13 @@ class Launcher:
             self._network(n, False), padded(n), FLAT, **self._options(n, tasks),
         )  # fmt: skip
         return outputs
+
+    def needs(self, support: int, query: int) -> Needs:
+        """For sets of so many samples; N counts where no larger query set takes its room."""
+        scratch, sample = self._scratch(max(support, query)), scratch_size(self.blocks, 1)
+        if query >= support:
+            return Needs(4 * self.size + scratch, self.size, 0, self.programs)
+        return Needs(4 * self.size + scratch - support * sample, self.size, sample, self.programs)
 
     def _options(self, samples: int, tasks: int) -> dict[str, Any]:
         return options(self.blocks, samples, tasks, self.programs)
