@@ -41,6 +41,17 @@ def test_strided_convolutions_and_a_spatial_mean(gpu_engine, device):
     check(gpu_engine, device, conv4(), images(), steps=1, loss="cross_entropy")
 
 
+def test_gpus_whose_barriers_do_not_order_memory(gpu_engine, device, monkeypatch, launches):
+    """Moments are then ended by a launch of their own, and no program reads what others wrote in the same launch."""
+    monkeypatch.setattr("fastmaml.engines.gpu._barriers_order_memory", lambda device: False)
+    check(gpu_engine, device, conv4(depth=1), images(), steps=1, loss="cross_entropy")
+    assert launches.count("_finish_kernel") > 0
+    launches.clear()
+    check(gpu_engine, device, network((3, 5, 2)), task_batch(), steps=1)
+    assert "_head_kernel" in launches
+    assert "_meta_kernel" not in launches
+
+
 def test_max_pooling_weights_and_a_learned_step_size(gpu_engine, device):
     module = conv4(depth=1, pool=True, features=8)
     values = 0.1 * torch.rand(Plan.of(module).num_parameters).double()
