@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -246,43 +247,56 @@ class Layered:
     ) -> MetaResult:  # fmt: skip
         tasks = support.x.shape[0]
         passes = self._passes(support, through)
-        thetas, step_losses = self._steps(theta, inner_lr, passes, steps)
-        losses = theta.new_empty(tasks)
-        adjoint, direction = theta.new_empty(tasks, self.size), theta.new_empty(tasks, self.size)
         asking = self._passes(query, False, passes.counters)
+        copies, step_losses = theta.new_empty(steps, tasks, self.size), theta.new_empty(tasks, steps)
+        losses, spare, total = theta.new_empty(tasks), theta.new_empty(tasks), theta.new_empty(self.size)
+        adjoint, direction, other = theta.new_empty(3, tasks, self.size)
+        lr_sums = theta.new_zeros(tasks, self.size) if learned else None
+        lr_gradient = None if lr_sums is None else torch.empty_like(total)
+        # from here on kernels alone, and no memory is made between them
+        thetas = self._steps(theta, inner_lr, passes, list(copies), step_losses)
         asking.forward(thetas[-1])
         outputs = asking.backward(thetas[-1], losses, Sink("gradient", adjoint, adjoint, inner_lr, direction))
-        lr_sums = theta.new_zeros(tasks, self.size) if learned else None
-        self._reverse(thetas, passes, inner_lr, adjoint, direction, through, lr_sums)
-        total, share = theta.new_empty(self.size), 1 / tasks
-        sum_rows(adjoint, total, share, kept)
-        lr_gradient = None if lr_sums is None else sum_rows(lr_sums, theta.new_empty(self.size), share)
+        if through or lr_sums is not None:
+            self._reverse(thetas, passes, inner_lr, adjoint, (direction, other), through, lr_sums, spare)
+        sum_rows(adjoint, total, 1 / tasks, kept)
+        if lr_sums is not None and lr_gradient is not None:
+            sum_rows(lr_sums, lr_gradient, 1 / tasks)
         return MetaResult(losses, total, lr_gradient, outputs, step_losses)
 
     def adapt(self, theta: Tensor, inner_lr: Tensor, support: Data, steps: int) -> tuple[Tensor, Tensor]:
-        thetas, losses = self._steps(theta, inner_lr, self._passes(support, False), steps)
-        fast = thetas[-1]
-        return fast if steps else fast.expand(support.x.shape[0], -1).clone(), losses
+        tasks = support.x.shape[0]
+        losses, fast = theta.new_empty(tasks, steps), theta.new_empty(tasks, self.size)
+        if not steps:
+            return fast.copy_(theta), losses
+        turns = theta.new_empty(2, tasks, self.size)  # nobody asks for those before the last
+        copies = [*(turns[step % 2] for step in range(steps - 1)), fast]
+        self._steps(theta, inner_lr, self._passes(support, False), copies, losses)
+        return fast, losses
 
     def predict(self, fast: Tensor, x: Tensor) -> Tensor:
         return self._passes(Data(x, x), False).outputs(fast)
 
     def hvp(self, fast: Tensor, support: Data, vectors: Tensor) -> Tensor:
-        return self.linearise(fast, support)[1](vectors)
+        return self._products(fast, support, None)(vectors)
 
     def linearise(self, fast: Tensor, support: Data) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The gradient of each task's loss at fast [T, P], and vectors [T, P] ↦ products with its Hessian [T, P]."""
-        passes, losses = self._passes(support, True), fast.new_empty(fast.shape[0])
         gradient = torch.empty_like(fast)
+        return gradient, self._products(fast, support, Sink.plain(gradient))
+
+    def _products(self, fast: Tensor, support: Data, sink: Sink | None) -> Callable[[Tensor], Tensor]:
+        """Vectors [T, P] ↦ Hessian-vector products; the gradient on the way to the sink, where it is wanted."""
+        passes, losses = self._passes(support, True), fast.new_empty(fast.shape[0])
         passes.forward(fast)
-        passes.backward(fast, losses, Sink.plain(gradient))
+        passes.backward(fast, losses, sink)
 
         def product(vectors: Tensor) -> Tensor:
             found = torch.empty_like(fast)
             passes.product(fast, vectors, losses, Sink.plain(found))
             return found
 
-        return gradient, product
+        return product
 
     def needs(self, support: int, query: int) -> Needs:
         """For sets of so many samples: maps of both, and copies of the parameters."""
@@ -298,28 +312,27 @@ class Layered:
             )
         return Passes(Network(self.stages, self.loss, self.precision, self.barriers), data, tangents, counters)
 
-    def _steps(self, theta: Tensor, inner_lr: Tensor, passes: Passes, steps: int) -> tuple[list[Tensor], Tensor]:
-        """θ_0 [P] or [T, P], θ_1 … θ_K [T, P]; support losses [T, K]."""
-        tasks = passes.data.x.shape[0]
-        thetas, losses = [theta], theta.new_empty(tasks, steps)
-        for step in range(steps):
-            passes.forward(thetas[-1])
-            after = theta.new_empty(tasks, self.size)
-            passes.backward(thetas[-1], losses[:, step], Sink("step", after, thetas[-1], inner_lr, after))
-            thetas.append(after)
-        return thetas, losses
+    def _steps(
+        self, theta: Tensor, inner_lr: Tensor, passes: Passes, copies: Sequence[Tensor], losses: Tensor
+    ) -> list[Tensor]:  # fmt: skip
+        """θ_0 [P] or [T, P] and θ_1 … θ_K, into the K copies [T, P]; support losses into losses [T, K]."""
+        thetas = [theta, *copies]
+        for step, (before, after) in enumerate(pairwise(thetas)):
+            passes.forward(before)
+            passes.backward(before, losses[:, step], Sink("step", after, before, inner_lr, after))
+        return thetas
 
     def _reverse(
-        self, thetas: list[Tensor], passes: Passes, inner_lr: Tensor, adjoint: Tensor, direction: Tensor, through: bool,
-        lr_sums: Tensor | None,
+        self, thetas: list[Tensor], passes: Passes, inner_lr: Tensor, adjoint: Tensor,
+        directions: tuple[Tensor, Tensor], through: bool, lr_sums: Tensor | None, spare: Tensor,
     ) -> None:  # fmt: skip
-        """λ_0 into adjoint [T, P], from λ_K and A ∘ λ_K; gradients of the inner lr into lr_sums."""
-        if not through and lr_sums is None:
-            return
-        steps, spare, other = len(thetas) - 1, adjoint.new_empty(len(adjoint)), torch.empty_like(direction)
-        for step in reversed(range(steps)):
+        """λ_0 into adjoint [T, P], from λ_K there and A ∘ λ_K in the first of directions, whose second is room for the
+        next; gradients of the inner lr are taken from lr_sums. spare: [T], for losses that nobody asks for.
+        """
+        direction, other = directions
+        for step in reversed(range(len(thetas) - 1)):
             theta = thetas[step]
-            if step < steps - 1 or lr_sums is not None:  # else the maps still are those of this step
+            if step < len(thetas) - 2 or lr_sums is not None:  # else the maps still are those of this step
                 passes.forward(theta)
                 taken = None if lr_sums is None else Sink("lr", lr_sums, adjoint, inner_lr, other)
                 passes.backward(theta, spare, taken)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmaml import FirstOrder, SecondOrder, TaskBatch
 from fastmaml.batch import Samples
@@ -77,6 +78,36 @@ def test_launches_of_omniglots_network(gpu_engine, device, launches):
     lr = InnerLr(inner_lr(plan).values.to(device))
     gpu_engine.meta_gradient(plan, parameters_of(plan), lr, batch, 1, SecondOrder())
     assert len(launches) == 40
+
+
+class MadeMemory(TorchDispatchMode):
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "empty" in func.__name__ or "zeros" in func.__name__:
+            self.events.append("memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("module", [conv4(), network((3, 5, 2))], ids=["layer by layer", "one launch"])
+def test_no_memory_is_made_between_launches(monkeypatch, module):
+    from fastmaml.engines.gpu import GpuEngine
+    from fastmaml.kernels import flat
+
+    events: list[str] = []
+    loss, batch = ("cross_entropy", images()) if isinstance(module[0], nn.Conv2d) else ("mse", task_batch())
+    plan, batch = Plan.of(module.float().to("meta"), loss), batch.to("meta", torch.float32)
+    theta = torch.empty(plan.num_parameters, device="meta")
+    monkeypatch.setattr(
+        type(flat._sum_kernel), "__getitem__", lambda self, grid: lambda *args, **kwargs: events.append("launch")
+    )
+    monkeypatch.setattr("fastmaml.engines.gpu._programs", lambda device: 2)
+    with MadeMemory(events):
+        GpuEngine(devices=("meta",)).meta_gradient(plan, theta, InnerLr(theta, True, True), batch, 2, SecondOrder())
+    assert events.count("launch") > 2
+    assert "memory" not in events[events.index("launch") :]
 
 
 @pytest.mark.parametrize(
