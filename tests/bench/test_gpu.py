@@ -83,6 +83,7 @@ def test_a_whole_run_is_written_step_by_step(stand_in, tmp_path):
         assert case[name]["error"] < 1e-4
         assert case[name]["microseconds"] > 0
     assert case["launches"] == 2
+    assert all(0 <= case["parity"][engine] < 1e-4 for engine in ("gpu", "functional"))
     assert "omniglot_run" not in found
 
 
