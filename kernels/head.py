@@ -22,6 +22,9 @@ OPTIONS: dict[str, Any] = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": 
 MAX_OUTPUTS = 64
 """Of wider layers the outputs are no small thing to be taken by many programs."""
 
+MAX_WINDOW = 3
+"""Widest maps that the mean is taken of here: each of their places is met one by one."""
+
 ROWS = 32
 """Most samples that a program takes at a time."""
 

@@ -42,6 +42,10 @@ def test_strided_convolutions_and_a_spatial_mean(gpu_engine, device):
     check(gpu_engine, device, conv4(), images(), steps=1, loss="cross_entropy")
 
 
+def test_a_mean_over_wider_maps_than_the_head_takes(gpu_engine, device):
+    check(gpu_engine, device, conv4(depth=1), images(side=7), steps=1, loss="cross_entropy")
+
+
 def test_gpus_whose_barriers_do_not_order_memory(gpu_engine, device, monkeypatch, launches):
     """Moments are then ended by a launch of their own, and no program reads what others wrote in the same launch."""
     monkeypatch.setattr("fastmaml.engines.gpu._barriers_order_memory", lambda device: False)
