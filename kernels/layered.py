@@ -42,13 +42,15 @@ class Layered:
         tasks = support.x.shape[0]
         passes = self._passes(support, through)
         asking = self._passes(query, False, passes.counters)
-        copies, step_losses = theta.new_empty(steps, tasks, self.size), theta.new_empty(tasks, steps)
+        # each by itself, since kernels are compiled for aligned memory
+        copies = [theta.new_empty(tasks, self.size) for _ in range(steps)]
+        adjoint, direction, other = (theta.new_empty(tasks, self.size) for _ in range(3))
+        step_losses = theta.new_empty(tasks, steps)
         losses, spare, total = theta.new_empty(tasks), theta.new_empty(tasks), theta.new_empty(self.size)
-        adjoint, direction, other = theta.new_empty(3, tasks, self.size)
         lr_sums = theta.new_zeros(tasks, self.size) if learned else None
         lr_gradient = None if lr_sums is None else torch.empty_like(total)
         # from here on kernels alone, and no memory is made between them
-        thetas = self._steps(theta, inner_lr, passes, list(copies), step_losses)
+        thetas = self._steps(theta, inner_lr, passes, copies, step_losses)
         asking.forward(thetas[-1])
         outputs = asking.backward(thetas[-1], losses, Sink("gradient", adjoint, adjoint, inner_lr, direction))
         if through or lr_sums is not None:
@@ -63,7 +65,7 @@ class Layered:
         losses, fast = theta.new_empty(tasks, steps), theta.new_empty(tasks, self.size)
         if not steps:
             return fast.copy_(theta), losses
-        turns = theta.new_empty(2, tasks, self.size)  # nobody asks for those before the last
+        turns = [torch.empty_like(fast) for _ in range(2)]  # nobody asks for those before the last
         copies = [*(turns[step % 2] for step in range(steps - 1)), fast]
         self._steps(theta, inner_lr, self._passes(support, False), copies, losses)
         return fast, losses
