@@ -7,10 +7,10 @@ kernel by kernel as the engine is called.
 Deep networks of ReLU and max-pooling have samples within rounding of a kink, where float32 may take either branch: a
 contestant may then err, against float64, twice as much as eager PyTorch in float32 does ("eager_error").
 
-Kernels are compiled first, all cases at a time in processes of their own. Then ours is measured on every case, then
-the training run, then the rivals as far as the time goes; each result is written, to bench/results/<gpu>.json, as soon
-as it is there. Nothing is downloaded that is not asked for: learn2learn's source is looked for in
-XDG_CACHE_HOME/fastmaml, and Omniglot in --data or FASTMAML_DATA.
+Kernels are compiled first, all cases at a time in processes of their own. Then our engines are held against the
+reference in float64 and ours is measured, on every case; then the training run, then the rivals as far as the time
+goes. Each result is written, to bench/results/<gpu>.json, as soon as it is there. Nothing is downloaded that is not
+asked for: learn2learn's source is looked for in XDG_CACHE_HOME/fastmaml, and Omniglot in --data or FASTMAML_DATA.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bench.problem import CASES, Problem, sinusoid
 from fastmaml import SecondOrder, TaskBatch
 from fastmaml.batch import Samples
 from fastmaml.captured import CudaGraph
+from fastmaml.engines import Engine
 
 NAMES = ("sinusoid-1", "sinusoid-5", "sinusoid-65536", "omniglot-5way", "functorch-omniglot", "mini-imagenet-1shot")
 RIVALS = ("learn2learn", "loop", "torch_func", "torch_compile", "jax_jit")
@@ -73,6 +74,9 @@ def _run(options: argparse.Namespace) -> None:
     result["cases"] = {}
     write = lambda: _write(result, options.out)  # noqa: E731
     contests = [contest for name in options.case if (contest := _Contest.open(name, result)) is not None]
+    for contest in contests:
+        contest.parity()
+        write()
     for contest in contests:
         contest.ours()
         write()
@@ -135,6 +139,15 @@ class _Contest:
         result["cases"][name] = opened
         return None
 
+    def parity(self) -> None:
+        """Relative errors of our engines on the device, by name; that of the reference in float32 is eager_error."""
+        self.found["parity"] = {}
+        for name in ("gpu", "functional"):
+            error = _guarded(lambda name=name: relative_error(flat(_launched(self.problem, name)()[1]), self.reference))  # type: ignore[misc]
+            self.found["parity"][name] = error
+            print(f"{self.name}: engine {name}, relative error {error}", flush=True)
+            torch.cuda.empty_cache()
+
     def ours(self) -> None:
         counted = self.counted
         print(f"\n{self.name}: {counted.operations / 1e9:.3f} GFLOP, {counted.launches} launches", flush=True)
@@ -185,10 +198,13 @@ def _inputs(name: str) -> tuple[Problem, Problem]:
     return Problem(name, part.network, batch, 1, part.lr, part.loss), part
 
 
-def _launched(problem: Problem) -> Callable[[], tuple[Any, Sequence[Any]]]:
+def _launched(problem: Problem, name: str = "gpu") -> Callable[[], tuple[Any, Sequence[Any]]]:
+    """An engine of ours as it is called."""
+    from fastmaml.engines.functional import FunctionalEngine
     from fastmaml.engines.gpu import GpuEngine
 
-    engine, plan = GpuEngine(), problem.plan
+    engine: Engine = GpuEngine() if name == "gpu" else FunctionalEngine()
+    plan = problem.plan
     theta, lr = plan.flatten(list(problem.network.parameters())).detach(), problem.inner_lr(plan)
 
     def step() -> tuple[Any, Sequence[Any]]:

@@ -144,7 +144,10 @@ def _through_norm(
 
 @triton.jit
 def _to_inputs(theta, direction, own, below, rows, real, NET: tl.constexpr, L: tl.constexpr, TANGENT: tl.constexpr):
-    """x̄ = ȳ W and its derivative, into the block below, whose width is this one's IN."""
+    """x̄ = ȳ W and its derivative, into the block below, whose width is this one's IN.
+
+    One after the other, here and in `_weight_tile`: sums that share what they load need more registers than there are.
+    """
     IN: tl.constexpr = NET[L + 0]
     PRECISION: tl.constexpr = NET[6]
     OUT: tl.constexpr = NET[L + 1]
@@ -156,20 +159,23 @@ def _to_inputs(theta, direction, own, below, rows, real, NET: tl.constexpr, L: t
     for start in range(0, IN, IN_TILE):
         i = start + tl.arange(0, IN_TILE)
         acc = tl.zeros((rows.shape[0], IN_TILE), tl.float32)
-        acc_dot = acc
         for first in range(0, OUT, TILE):
             o = first + tl.arange(0, TILE)
             bar = load_tile(bars, rows, o, OUT, 1, real, o < OUT)
             weight = load_tile(theta + NET[L + 2], o, i, IN, 1, o < NET[L + 13], i < IN)
             acc = dot(bar, weight, acc, PRECISION)
-            if TANGENT:
-                bar_dot = load_tile(bars + DERIVATIVE * SIZE, rows, o, OUT, 1, real, o < OUT)
-                acc_dot = dot(bar_dot, weight, acc_dot, PRECISION)
-                weight_dot = load_tile(direction + NET[L + 2], o, i, IN, 1, o < NET[L + 13], i < IN)
-                acc_dot = dot(bar, weight_dot, acc_dot, PRECISION)
         store_tile(below + Y_BAR * BELOW, rows, i, IN, acc, real, i < IN)
         if TANGENT:
-            store_tile(below + (DERIVATIVE + Y_BAR) * BELOW, rows, i, IN, acc_dot, real, i < IN)
+            acc = tl.zeros((rows.shape[0], IN_TILE), tl.float32)
+            for first in range(0, OUT, TILE):
+                o = first + tl.arange(0, TILE)
+                bar_dot = load_tile(bars + DERIVATIVE * SIZE, rows, o, OUT, 1, real, o < OUT)
+                weight = load_tile(theta + NET[L + 2], o, i, IN, 1, o < NET[L + 13], i < IN)
+                acc = dot(bar_dot, weight, acc, PRECISION)
+                bar = load_tile(bars, rows, o, OUT, 1, real, o < OUT)
+                weight_dot = load_tile(direction + NET[L + 2], o, i, IN, 1, o < NET[L + 13], i < IN)
+                acc = dot(bar, weight_dot, acc, PRECISION)
+            store_tile(below + (DERIVATIVE + Y_BAR) * BELOW, rows, i, IN, acc, real, i < IN)
 
 
 @triton.jit
@@ -243,14 +249,17 @@ def _weight_tile(
     product = gradient
     for start in range(0, PADDED, TILE):
         rows, real = rows_of(weights, num, start, TILE, NET[3])
-        bar = load_tile(bars, o, rows, 1, OUT, o < OUT, real)  # [o, N]
         values = load_tile(x, rows, i, IN, 1, real, i < IN)
         if MODE != "reverse" and MODE != "product":
+            bar = load_tile(bars, o, rows, 1, OUT, o < OUT, real)  # [o, N]
             gradient = dot(bar, values, gradient, PRECISION)
         if TANGENT:
             bar_dot = load_tile(bars_dot, o, rows, 1, OUT, o < OUT, real)
             product = dot(bar_dot, values, product, PRECISION)
-            if not FIRST:
-                product = dot(bar, load_tile(x_dot, rows, i, IN, 1, real, i < IN), product, PRECISION)
+    if TANGENT and not FIRST:
+        for start in range(0, PADDED, TILE):
+            rows, real = rows_of(weights, num, start, TILE, NET[3])
+            bar = load_tile(bars, o, rows, 1, OUT, o < OUT, real)
+            product = dot(bar, load_tile(x_dot, rows, i, IN, 1, real, i < IN), product, PRECISION)
     offsets = NET[L + 2] + o[:, None] * IN + i[None, :]
     emit(target, offsets, (o < NET[L + 13])[:, None] & (i < IN)[None, :], gradient, product, MODE)

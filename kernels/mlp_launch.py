@@ -33,6 +33,15 @@ class MetaResult(NamedTuple):
     step_losses: Tensor
 
 
+class Needs(NamedTuple):
+    """Float32 numbers of memory that a task takes: fixed + step · K + sample · N, for `in_flight` tasks at most."""
+
+    fixed: int
+    step: int
+    sample: int
+    in_flight: int
+
+
 @dataclass(frozen=True)
 class Launcher:
     """The fully connected kernels of one network.
@@ -65,6 +74,7 @@ class Launcher:
         losses, step_losses = theta.new_empty(tasks), theta.new_empty(tasks, steps)
         outputs, sums = theta.new_empty(tasks, m, out), theta.new_empty(grid, self.size)
         lr_sums = torch.empty_like(sums) if learned else sums
+        gradient, lr_gradient = torch.empty_like(theta), torch.empty_like(theta) if learned else None
         copies, vectors = theta.new_empty(grid, steps, self.size), theta.new_empty(grid, 3, self.size)
         scratch = theta.new_empty(grid, self._scratch(max(n, m)))
         _meta_kernel[(grid,)](
@@ -73,8 +83,9 @@ class Launcher:
             self.blocks[0].inputs, support.y[0].numel(), query.y[0].numel(), net, padded(n), padded(m),
             _mode(through, learned), FLAT, **self._options(max(n, m), tasks),
         )  # fmt: skip
-        gradient = sum_rows(sums, torch.empty_like(theta), mask=kept)
-        lr_gradient = sum_rows(lr_sums, torch.empty_like(theta)) if learned else None
+        sum_rows(sums, gradient, mask=kept)
+        if lr_gradient is not None:
+            sum_rows(lr_sums, lr_gradient)
         return MetaResult(losses, gradient, lr_gradient, outputs, step_losses)
 
     def adapt(self, theta: Tensor, inner_lr: Tensor, support: Data, steps: int) -> tuple[Tensor, Tensor]:
@@ -116,6 +127,13 @@ class Launcher:
             self._network(n, False), padded(n), FLAT, **self._options(n, tasks),
         )  # fmt: skip
         return outputs
+
+    def needs(self, support: int, query: int) -> Needs:
+        """For sets of so many samples; N counts where no larger query set takes its room."""
+        scratch, sample = self._scratch(max(support, query)), scratch_size(self.blocks, 1)
+        if query >= support:
+            return Needs(4 * self.size + scratch, self.size, 0, self.programs)
+        return Needs(4 * self.size + scratch - support * sample, self.size, sample, self.programs)
 
     def _options(self, samples: int, tasks: int) -> dict[str, Any]:
         return options(self.blocks, samples, tasks, self.programs)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import triton
 from torch import Tensor
 
+from .flat import Sink, stride
 from .norm import _backward_kernel, _forward_kernel, _tangent_kernel
 
 OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 BLOCK = 256
+SHARES = 64
+"""Windows of a program at a time, and most programs of one channel."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +47,36 @@ class Unit:
         }
 
     def forward(self, y: Tensor, theta: Tensor, out: Tensor, statistics: Tensor) -> None:
-        """out [T, N, C, H / window, W / window] from y [T, N, C, H, W]; statistics [4, T, C]: mean and r."""
-        _forward_kernel[(self.channels, y.shape[0])](
-            y, theta, _stride(theta), out, statistics[0], statistics[1], y.shape[1], self.eps, **self.shape, **OPTIONS
-        )
+        """out [T, N, C, H / window, W / window] from y [T, N, C, H, W] and its statistics [T, 4, C]: mean and r."""
+        _forward_kernel[self._grid(y)](
+            y, theta, stride(theta), out, statistics, y.shape[1], **self.shape, **OPTIONS
+        )  # fmt: skip
 
     def tangent(
         self, y: Tensor, y_dot: Tensor, theta: Tensor, direction: Tensor, out_dot: Tensor, statistics: Tensor
     ) -> None:
         """The derivative of `forward`; statistics: also m(ẏ) and m(x̂ ẏ)."""
-        _tangent_kernel[(self.channels, y.shape[0])](
-            y, y_dot, theta, direction, _stride(theta), _stride(direction), out_dot, statistics[0], statistics[1],
-            statistics[2], y.shape[1], **self.shape, **OPTIONS,
+        _tangent_kernel[self._grid(y)](
+            y, y_dot, theta, direction, stride(theta), stride(direction), out_dot, statistics, y.shape[1],
+            **self.shape, **OPTIONS,
         )  # fmt: skip
 
     def backward(
-        self, y: Tensor, out_bar: Tensor, theta: Tensor, y_bar: Tensor, gradient: Tensor, statistics: Tensor,
+        self, y: Tensor, out_bar: Tensor, theta: Tensor, y_bar: Tensor, sink: Sink | None, statistics: Tensor,
         y_dot: Tensor | None = None, out_bar_dot: Tensor | None = None, direction: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """ȳ into y_bar, γ̄ and β̄ into gradient [S, T, P]; given the tangents, the derivatives of all three instead."""
-        tangent = y_dot is not None
-        dot, bar_dot = y if y_dot is None else y_dot, out_bar if out_bar_dot is None else out_bar_dot
+        """ȳ into y_bar, γ̄ and β̄ into the sink (None: not wanted); given the tangents, the derivatives of all three."""
+        given = sink or Sink.plain(y)
         along = theta if direction is None else direction
         _backward_kernel[(self.channels, y.shape[0])](
-            y, dot, out_bar, bar_dot, theta, along, _stride(theta), _stride(along), y_bar, y_bar, gradient,
-            statistics[0], statistics[1], statistics[2], gradient.stride(0), gradient.shape[2], y.shape[1],
-            **self.shape, TANGENT=tangent, SPLITS=gradient.shape[0], **OPTIONS,
+            y=y, y_dot=y if y_dot is None else y_dot, out_bar=out_bar,
+            out_bar_dot=out_bar if out_bar_dot is None else out_bar_dot, theta=theta, direction=along, y_bar=y_bar,
+            statistics=statistics, **given.arguments, stride=stride(theta), direction_stride=stride(along),
+            SIZE=given.target.shape[-1], N=y.shape[1], **self.shape, TANGENT=y_dot is not None,
+            WANTED=sink is not None, **OPTIONS,
         )  # fmt: skip
 
-
-def _stride(flat: Tensor) -> int:
-    """From one task to the next, 0 where all share the parameters."""
-    return flat.shape[-1] if flat.dim() == 2 else 0
+    def _grid(self, y: Tensor) -> tuple[int, int, int]:
+        """Windows of a channel are shared by programs, where they are many."""
+        windows = y.shape[1] * (self.height // self.window) * (self.width // self.window)
+        return min(triton.cdiv(windows, BLOCK), SHARES), self.channels, y.shape[0]

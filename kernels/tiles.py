@@ -66,6 +66,38 @@ def tanh(x):
 
 
 @triton.jit
+def activate(u, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "relu":
+        u = tl.where(u <= 0, 0.0, u)  # NaN stays NaN
+    elif ACTIVATION == "tanh":
+        u = tanh(u)
+    return u
+
+
+@triton.jit
+def hand_out(value, at, mask, sink, MODE: tl.constexpr):
+    """One tile of a gradient to where the pass wants it: modes as of `flat.Sink`.
+
+    sink: its (source, rates, target, direction), pointers of one task.
+    """
+    source, rates, target, direction = sink
+    if MODE == "plain":
+        tl.store(target + at, value, mask=mask)
+    else:
+        old = tl.load(source + at, mask=mask, other=0.0)
+        if MODE == "lr":
+            tl.store(target + at, tl.load(target + at, mask=mask, other=0.0) - value * old, mask=mask)
+        else:
+            rate = tl.load(rates + at, mask=mask, other=0.0)
+            if MODE == "step":
+                tl.store(target + at, old - rate * value, mask=mask)
+            else:
+                new = value if MODE == "gradient" else old - value
+                tl.store(target + at, new, mask=mask)
+                tl.store(direction + at, rate * new, mask=mask)
+
+
+@triton.jit
 def emit(target, offsets, mask, gradient, product, MODE: tl.constexpr):
     """Hands one tile of a gradient, and of the Hessian's product, to where the pass wants it.
 

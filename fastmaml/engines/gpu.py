@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.base import Engine, Linearised, MetaGradient
+from fastmaml.engines.gpu_memory import memory_told
 from fastmaml.engines.gpu_network import blocks_of
 from fastmaml.engines.gpu_stages import layers_obstacle, stages_of
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
@@ -98,8 +99,8 @@ class GpuEngine(Engine):
     def adapt(
         self, plan: Plan, parameters: Tensor, inner_lr: InnerLr, support: Samples, steps: int
     ) -> tuple[Tensor, Tensor]:
-        with _on(parameters), _memory_told(plan, support, steps):
-            launcher = self._launcher(plan, parameters, support.x)
+        launcher = self._launcher(plan, parameters, support.x)
+        with _on(parameters), memory_told(launcher, support.x, steps):
             data = _data(plan, launcher, support)
             return launcher.adapt(_plain(parameters), _plain(inner_lr.values), data, steps)
 
@@ -112,8 +113,8 @@ class GpuEngine(Engine):
         steps: int,
         rule: GradientRule,
     ) -> MetaGradient:
-        with _on(parameters), _memory_told(plan, batch.support, steps):
-            launcher = self._launcher(plan, parameters, batch.support.x, batch.query.x)
+        launcher = self._launcher(plan, parameters, batch.support.x, batch.query.x)
+        with _on(parameters), memory_told(launcher, batch.support.x, steps, batch.query.x):
             theta, rates = _plain(parameters), _plain(inner_lr.values)
             support, query = _data(plan, launcher, batch.support), _data(plan, launcher, batch.query)
             kept = self._kept(plan, parameters.device)
@@ -123,12 +124,13 @@ class GpuEngine(Engine):
         return MetaGradient(found.losses, found.gradient, found.lr_gradient, found.outputs)
 
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
-        with _on(fast):
-            return self._launcher(plan, fast, x).predict(_plain(fast), _plain(x))
+        launcher = self._launcher(plan, fast, x)
+        with _on(fast), memory_told(launcher, x, 0):
+            return launcher.predict(_plain(fast), _plain(x))
 
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
-        with _on(fast):
-            launcher = self._launcher(plan, fast, support.x)
+        launcher = self._launcher(plan, fast, support.x)
+        with _on(fast), memory_told(launcher, support.x, 0):
             return launcher.hvp(_plain(fast), _data(plan, launcher, support), _plain(vectors))
 
     def linearise(self, plan: Plan, fast: Tensor, support: Samples, stationary: bool = False) -> Linearised:
@@ -191,7 +193,7 @@ def _launcher(
         assert not isinstance(blocks, str)
         return Launcher(blocks, plan.num_parameters, plan.loss_name, precision, _programs(device))
     stages = stages_of(plan, sample or (plan.num_inputs or 0,))
-    return Layered(stages, plan.num_parameters, plan.loss_name, precision)
+    return Layered(stages, plan.num_parameters, plan.loss_name, precision, _barriers_order_memory(device))
 
 
 _PADDING = (
@@ -223,23 +225,6 @@ def _on(tensor: Tensor) -> Iterator[None]:
         return
     with getattr(torch, tensor.device.type).device(tensor.device):
         yield
-
-
-@contextmanager
-def _memory_told(plan: Plan, support: Samples, steps: int) -> Iterator[None]:
-    """Out of memory says what it was needed for, and what would fit. Nothing is half-written: results are fresh."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        tasks, n = support.x.shape[:2]
-        copies = (steps + 4) * plan.num_parameters * 4
-        free = torch.cuda.mem_get_info(support.x.device)[0] if support.x.device.type == "cuda" else 0
-        fitting = max(1, free // (2 * copies))
-        raise torch.OutOfMemoryError(
-            f"{error}\nA meta-batch of T={tasks} tasks, N={n} and K={steps} steps keeps {copies / 2**20:.1f} MiB of "
-            f"parameter copies for each task in flight; with {free / 2**20:.0f} MiB free, T={fitting} tasks would fit: "
-            "take fewer tasks at a time and accumulate gradients, or fewer steps"
-        ) from error
 
 
 def _data(plan: Plan, launcher: Launcher | Layered, samples: Samples) -> Data:

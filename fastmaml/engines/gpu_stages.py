@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fastmaml.kernels.conv_launch import Conv
-from fastmaml.kernels.layered import Stage
 from fastmaml.kernels.norm_launch import Unit
+from fastmaml.kernels.stages import Stage
 from fastmaml.plan import (
     AppendLayer,
     BatchNormLayer,

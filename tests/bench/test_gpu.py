@@ -19,11 +19,11 @@ def test_counts_of_launches_bytes_and_floors():
     assert many.operations == 2 * few.operations
     assert few.bytes < many.bytes < 2 * few.bytes + 1
     conv = gpu_count.count(omniglot_conv(tasks=2))
-    assert conv.launches == 60
+    assert conv.launches == 41  # one of them torch's, that sets counters to zero
     twice = gpu_count.count(omniglot_conv(tasks=4))
     assert conv.bytes < twice.bytes <= 2 * conv.bytes
     assert twice.floor("tf32") <= twice.floor("ieee")
-    assert twice.floor("tf32") >= 60 * gpu_count.LAUNCH
+    assert twice.floor("tf32") >= 41 * gpu_count.LAUNCH
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
@@ -83,6 +83,7 @@ def test_a_whole_run_is_written_step_by_step(stand_in, tmp_path):
         assert case[name]["error"] < 1e-4
         assert case[name]["microseconds"] > 0
     assert case["launches"] == 2
+    assert all(0 <= case["parity"][engine] < 1e-4 for engine in ("gpu", "functional"))
     assert "omniglot_run" not in found
 
 

@@ -14,4 +14,4 @@ def test_every_verb_as_it_is_launched():
     for case in ("fully connected", "padded, learned", "a policy"):
         assert found[case][0] == "_meta_kernel"
         assert found[case][-3:] == ["_adapt_kernel", "_predict_kernel", "_hvp_kernel"]
-    assert {"_forward_kernel", "_backward_kernel", "_tangent_kernel", "_loss_kernel"} < set(found["images"])
+    assert {"_forward_kernel", "_backward_kernel", "_tangent_kernel", "_head_kernel"} < set(found["images"])

@@ -108,22 +108,6 @@ def test_a_meta_gradient_of_the_sinusoid_takes_at_most_three_launches(gpu_engine
     assert launches == ["_meta_kernel", "_sum_kernel"]
 
 
-def test_out_of_memory_says_what_would_fit_and_the_next_call_works(gpu_engine, device, monkeypatch):
-    from fastmaml.kernels.mlp_launch import Launcher
-
-    plan, batch = Plan.of(network((3, 5, 2)).float().to(device)), task_batch().to(device, torch.float32)
-    theta, lr = parameters_of(plan), InnerLr(inner_lr(plan).values.to(device))
-
-    def full(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Launcher, "meta_gradient", full)
-        with pytest.raises(torch.OutOfMemoryError, match=r"T=3 tasks, N=5 and K=2 steps .* T=\d+ tasks would fit"):
-            gpu_engine.meta_gradient(plan, theta, lr, batch, 2, SecondOrder())
-    assert gpu_engine.meta_gradient(plan, theta, lr, batch, 1, SecondOrder()).gradient.isfinite().all()
-
-
 def test_behind_maml(gpu_engine, device):
     """Autograd, details, adaptation and prediction around the engine, as a user calls them."""
     model, batch = network((3, 5, 2)).float().to(device), task_batch().to(device, torch.float32)

@@ -81,7 +81,7 @@ def test_products_of_many_vectors_share_what_they_can(gpu_engine, device, kernel
         product = found.product(vector.float().to(device))
         assert relative_error(product.cpu(), exact.product(vector)) < 1e-5
         counts.append(len(launches))
-    assert counts[0] == counts[1] == (1 if kernels == "one launch" else 7)
+    assert counts[0] == counts[1] == (1 if kernels == "one launch" else 6)
 
 
 def test_what_cannot_be_appended_to_is_named(gpu_engine, device):
