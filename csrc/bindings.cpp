@@ -1,25 +1,27 @@
-// Python's side of the core: raw addresses and sizes, which fastmaml/engines/cpu.py has checked.
+// Python's side of the core: raw addresses and sizes, which fastmaml/engines/cpu.py has checked; prepared_call.h
+// checks tensors by itself.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
 #include <string>
 
 #include "core.h"
 #include "dispatch.h"
 #include "linearised.h"
 #include "model.h"
-#include "pieces.h"
+#include "model_watch.h"
+#include "prepared_call.h"
 #include "profile.h"
-#include "scratch.h"
+#include "report.h"
 
 namespace py = pybind11;
 
 namespace {
 
 using fastmaml::Index;
+using fastmaml::report;
 using fastmaml::require;
-using fastmaml::Status;
+using fastmaml::without_gil;
 using Address = std::uintptr_t;
 
 template <class P>
@@ -48,23 +50,6 @@ void check(const fastmaml::Request<T>& request) {
   require(request.threads >= 1, "threads must be at least 1");
   require(request.support.n >= 1 && request.support.x, "support.x needs at least one sample a task");
   require(request.parameters, "parameters must not be null");
-}
-
-// None when all is well, else (problem, "support" | "query", task, sample, value).
-py::object report(const Status& status) {
-  if (status.problem == fastmaml::Problem::none) return py::none();
-  const char* problem = status.problem == fastmaml::Problem::no_weight ? "no_weight" : "label_out_of_range";
-  return py::make_tuple(problem, status.query ? "query" : "support", status.task, status.sample, status.value);
-}
-
-template <class Run>
-py::object without_gil(Run run) {
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = run();
-  }
-  return report(status);
 }
 
 template <class T>
@@ -96,45 +81,6 @@ py::object meta_gradient(const fastmaml::Model& model, Address parameters, Addre
                                     second_order, threads);
   const fastmaml::MetaGradientOutputs<T> to{at<T>(losses), at<T>(gradient), at<T>(lr_gradient), at<T>(outputs)};
   return without_gil([&] { return fastmaml::meta_gradient(model, request, to); });
-}
-
-template <class P>
-std::vector<P*> pointers(const std::vector<Address>& addresses, const fastmaml::Model& model) {
-  require(addresses.size() == model.counts.size(), "there must be one address for each parameter");
-  std::vector<P*> to;
-  for (Address address : addresses) to.push_back(at<P>(address));
-  return to;
-}
-
-// meta_gradient from parameters, and into gradients, that are tensors of their own: [mean query loss, whether the
-// gradient is finite], or the problem. Gradients are left alone where the loss is not finite. Gradient 0: not wanted.
-template <class T>
-py::object accumulate(const fastmaml::Model& model, const std::vector<Address>& parameters,
-                      const std::vector<Address>& gradients, bool add, Address inner_lr, bool uniform,
-                      const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
-                      bool second_order, int threads, Address mean, Address losses, Address outputs) {
-  const std::vector<const T*> from = pointers<const T>(parameters, model);
-  const std::vector<T*> into = pointers<T>(gradients, model);
-  for (const T* parameter : from) require(parameter, "parameters must not be null");
-  const fastmaml::Scratch scratch(static_cast<std::size_t>(2 * model.num_parameters) * sizeof(T));
-  T* flat = static_cast<T*>(scratch.data());
-  T* gradient = flat + model.num_parameters;
-  const auto request =
-      meta_request<T>(model, flat, inner_lr, uniform, support, query, tasks, steps, second_order, threads);
-  double loss = 0;
-  bool finite = false;
-  py::object problem = without_gil([&] {
-    fastmaml::gather(fastmaml::Pieces<const T>{from, model.counts}, flat);
-    const Status status =
-        fastmaml::meta_gradient<T>(model, request, {at<T>(losses), gradient, nullptr, at<T>(outputs)});
-    if (status.problem != fastmaml::Problem::none) return status;
-    for (Index t = 0; t < tasks; ++t) loss += static_cast<double>(at<T>(losses)[t]);
-    loss = *at<T>(mean) = static_cast<T>(loss / static_cast<double>(tasks));
-    finite = std::isfinite(loss) && fastmaml::all_finite(gradient, model.num_parameters);
-    if (std::isfinite(loss)) fastmaml::scatter(gradient, fastmaml::Pieces<T>{into, model.counts}, add);
-    return status;
-  });
-  return problem.is_none() ? py::make_tuple(loss, finite) : problem;
 }
 
 template <class T>
@@ -243,10 +189,22 @@ void product(fastmaml::Linearised<T>& kept, Address vectors, bool shared, int th
 }
 
 template <class T>
+void bind_prepared_call(py::module_& module, const std::string& suffix) {
+  using Call = fastmaml::PreparedCall<T>;
+  using fastmaml::Model;
+  py::class_<Call> call(module, ("PreparedCall_" + suffix).c_str());
+  call.def(py::init<const Model&, py::handle, py::object, const py::tuple&, Address, bool, const py::tuple&,
+                    const py::tuple&>(),
+           py::keep_alive<1, 2>());
+  call.def("takes", &Call::takes);
+  call.def("accumulate", &Call::accumulate);
+  call.def_property_readonly("seconds", &Call::seconds);
+}
+
+template <class T>
 void bind_verbs(py::module_& module, py::class_<fastmaml::Model>& model, const std::string& suffix) {
   py::class_<fastmaml::Linearised<T>>(module, ("Linearised_" + suffix).c_str()).def("product", &product<T>);
   model.def(("meta_gradient_" + suffix).c_str(), &meta_gradient<T>);
-  model.def(("accumulate_" + suffix).c_str(), &accumulate<T>);
   model.def(("adapt_" + suffix).c_str(), &adapt<T>);
   model.def(("predict_" + suffix).c_str(), &predict<T>);
   model.def(("hvp_" + suffix).c_str(), &hvp<T>);
@@ -263,6 +221,11 @@ PYBIND11_MODULE(_core, module) {
   model.def("layers", &layers, "The layers as they run, from first to last.");
   bind_verbs<float>(module, model, "float32");
   bind_verbs<double>(module, model, "float64");
+  py::class_<fastmaml::ModelWatch>(module, "ModelWatch")
+      .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&>())
+      .def("changed", &fastmaml::ModelWatch::changed);
+  bind_prepared_call<float>(module, "float32");
+  bind_prepared_call<double>(module, "float64");
   module.def("isa", [] { return std::string(fastmaml::current_isa().name); }, "The instruction set in use.");
   module.def("supported_isas", &fastmaml::supported_isas, "Those this processor has, slowest first.");
   module.def("set_isa", &fastmaml::set_isa, py::arg("name"));

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastmaml import checks, engines
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.choice import EngineChoice
-from fastmaml.engines.base import Engine
+from fastmaml.engines.base import Engine, PreparedStep
 from fastmaml.inner_lr import InnerLrOf, by_slot
 from fastmaml.plan import InnerLr, Plan
 from fastmaml.watch import ModelWatch
@@ -46,11 +46,11 @@ class State:
         self.like = self.parameters[0].detach()
         self.wired = [index for index, slot in enumerate(self.plan.slots) if slot.meta_learned]
         self.wired_parameters = [self.parameters[index] for index in self.wired]
-        self.wired_sizes = [self.plan.slots[index].numel for index in self.wired]
         self.adapts = maml.adapted is not None or any(slot.adapted for slot in self.plan.slots)
         self.rates = by_slot(maml.lr, self.plan)
         kind = InnerLr(self.like.new_empty(0), maml.learn_lr != "element", bool(maml.learn_lr))
         self.choice = EngineChoice(maml.asked_engine, self.plan, maml.rule, self.like, kind)
+        self.prepared: PreparedStep | None = None  # for meta-batches of the form of the last
         self._admitted: dict[tuple[Any, ...], Admitted] = {}
         self._last: tuple[tuple[Any, ...], Admitted] = ((), Admitted(None, True, False))
         self._share = self.like.new_empty(0)
@@ -60,8 +60,7 @@ class State:
     @property
     def is_current(self) -> bool:
         """Whether the model is still as it was."""
-        first, like = self.parameters[0], self.like
-        return first.dtype == like.dtype and first.device == like.device and not self.watch.changed()
+        return not self.watch.changed()
 
     def flatten(self, parameters: Sequence[Tensor]) -> Tensor:
         """[P]. Raises ValueError where a parameter has changed its size in place."""
@@ -72,15 +71,6 @@ class State:
                 "replace a parameter that changes its shape by a new nn.Parameter"
             )
         return flat
-
-    def by_slot(self, of_wired: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """What belongs to each wired parameter, in the order of all slots; None for the others."""
-        if len(of_wired) == len(self.parameters):
-            return of_wired
-        slots: list[Tensor | None] = [None] * len(self.parameters)
-        for slot, tensor in zip(self.wired, of_wired, strict=True):
-            slots[slot] = tensor
-        return slots
 
     def mean(self, losses: Tensor) -> Tensor:
         """The mean of [T], at a third of the time that torch.mean takes."""

@@ -81,6 +81,7 @@ class MetaStep:
         if not done.finite:
             bad = [name for name, p in self._named if p.grad is not None and not p.grad.isfinite().all()]
             self.clear()
+            assert done.query_losses is not None
             raise NonFiniteStep(done.query_losses, bad if done.loss.isfinite() else ())
         self.clip()
         return done

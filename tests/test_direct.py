@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fastmaml import MAML, FirstOrder, direct
+from fastmaml import MAML, FirstOrder, Samples, TaskBatch, direct
+from fastmaml.engines import cpu
 from tests.problems import ON_CPU, gradients, network, task_batch
 
 
@@ -19,6 +20,13 @@ def used(monkeypatch):
 
     monkeypatch.setattr(direct, "accumulate", spy)
     return served
+
+
+@pytest.fixture(params=["dlpack", "attributes"])
+def told_by(request, monkeypatch):
+    """By what the core looks at tensors; only attributes are there in any torch."""
+    if request.param == "attributes":
+        monkeypatch.setattr(cpu, "_EXCHANGE", None)
 
 
 def by_autograd(maml, batch, steps=None):
@@ -110,6 +118,7 @@ def _doubled(self, batch, steps=None, details=False):
     return (2 * loss, found) if details else 2 * loss
 
 
+@pytest.mark.usefixtures("told_by")
 @pytest.mark.parametrize("change", [transposed, one_gradient, strided_gradient, learned_elsewhere])
 def test_what_addresses_cannot_say_is_left_to_autograd(change, used):
     maml, batch = MAML(network(), engine="cpu"), task_batch()
@@ -174,3 +183,127 @@ def test_a_learned_inner_lr_has_its_gradient():
     maml.backward(batch)
     torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
     assert maml.inner_lr.grad.abs().sum() > 0
+
+
+def transposed_twice(samples):
+    return Samples(samples.x.transpose(0, 1).contiguous().transpose(0, 1), samples.y)
+
+
+def learning(samples):
+    return Samples(samples.x.clone().requires_grad_(), samples.y)
+
+
+def of_inference(samples):
+    with torch.inference_mode():
+        return Samples(samples.x.clone(), samples.y.clone())
+
+
+def subclassed(samples):
+    class Named(torch.Tensor):
+        pass
+
+    return Samples(samples.x.as_subclass(Named), samples.y)
+
+
+def sliced(samples):
+    return Samples(torch.cat([samples.x, samples.x])[: len(samples.x)], samples.y)
+
+
+def weighted(samples):
+    return Samples(samples.x, samples.y, torch.arange(samples.y[..., 0].numel()).view(samples.y.shape[:2]).double() + 1)
+
+
+@pytest.mark.usefixtures("told_by")
+def test_each_meta_batch_is_looked_at_anew(used):
+    maml = MAML(network(), lr=0.1, engine="cpu")
+    kinds = [transposed_twice, learning, of_inference, subclassed, sliced, weighted]
+    for kind in [kinds[0], *kinds, kinds[0]]:
+        for tasks, support, query in ((3, 5, 4), (2, 5, 4), (2, 6, 4), (2, 6, 3)):
+            batch = task_batch(tasks, support, query)
+            for given in (
+                batch,
+                TaskBatch(kind(batch.support), batch.query),
+                TaskBatch(batch.support, kind(batch.query)),
+            ):
+                loss_wanted, wanted = by_autograd(maml, given)
+                torch.testing.assert_close(maml.backward(given), loss_wanted)
+                torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+    assert set(used) == {True}
+
+
+@pytest.mark.usefixtures("told_by")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda b: TaskBatch(Samples(b.support.x[1:], b.support.y[1:]), b.query), "given 3 tasks, but support.x has 2"),
+        (lambda b: TaskBatch(Samples(b.support.x.float(), b.support.y), b.query), "support.x: given torch.float32"),
+        (lambda b: TaskBatch(b.support, Samples(b.query.x, b.query.y[..., 0])), "mse takes"),
+        (lambda b: TaskBatch(b.support, Samples(b.query.x[..., :2], b.query.y)), "the model takes 3 features"),
+        (lambda b: (b.support.x.to("meta"), b.support.y, b.query.x, b.query.y), "given on meta"),
+        (lambda b: (b.support.x.to_sparse(), b.support.y, b.query.x, b.query.y), "to_dense"),
+        (lambda b: (b.support.x.tolist(), b.support.y, b.query.x, b.query.y), "given a list"),
+        (lambda b: TaskBatch(Samples(b.support.x, b.support.y, -b.support.y[..., 0].abs()), b.query), "finite numbers"),
+    ],
+)
+def test_a_wrong_meta_batch_after_right_ones_is_told(wrong, message):
+    maml, batch = MAML(network(), engine="cpu"), task_batch()
+    maml.backward(batch)
+    before = gradients(maml)
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=message):
+            maml.backward(wrong(batch))
+    torch.testing.assert_close(gradients(maml), before, rtol=0, atol=0)
+
+
+def replaced(maml):
+    maml.model[2].weight = torch.nn.Parameter(torch.ones_like(maml.model[2].weight))
+
+
+def in_place(maml):
+    with torch.no_grad():
+        maml.model[2].weight.mul_(2)
+
+
+def moved_to_new_memory(maml):
+    maml.model[2].weight.data = maml.model[2].weight.data * 2
+
+
+def frozen(maml):
+    maml.model[2].weight.requires_grad_(False)
+
+
+def of_first_order(maml):
+    maml.rule = FirstOrder()
+
+
+def single(maml):
+    maml.float()
+
+
+def other_activation(maml):
+    maml.model[1] = torch.nn.ReLU()
+
+
+@pytest.mark.usefixtures("told_by")
+@pytest.mark.parametrize(
+    "change", [replaced, in_place, moved_to_new_memory, frozen, of_first_order, single, other_activation]
+)
+def test_a_change_between_two_calls_is_noticed(change, used):
+    maml, batch = MAML(network(), lr=0.1, steps=2, engine="cpu"), task_batch()
+    maml.backward(batch)
+    change(maml)
+    batch = batch.to(maml.model[0].weight.dtype)
+    loss_wanted, wanted = by_autograd(maml, batch)
+    torch.testing.assert_close(maml.backward(batch), loss_wanted)
+    torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+    assert used == [True] * 2
+
+
+def test_an_image_of_another_size_has_a_model_of_its_own():
+    layers = [torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    maml = MAML(torch.nn.Sequential(*layers, torch.nn.Linear(2, 2)), engine="cpu")
+    for size in (6, 9, 6):
+        x, y = torch.randn(3, 4, 1, size, size), torch.randn(3, 4, 2)
+        _, wanted = by_autograd(maml, (x, y, x, y))
+        maml.backward((x, y, x, y))
+        torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)

@@ -36,18 +36,48 @@ class MetaGradient:
 
 
 class Accumulated(NamedTuple):
-    """What `Engine.accumulate` gives beside the gradients.
+    """What `PreparedStep.accumulate` gives beside the gradients.
 
     Args:
         loss: the mean query loss [].
         finite: whether the loss and all of the meta-gradient are.
-        query_losses, query_outputs: as in MetaGradient; the outputs only if asked for.
+        query_losses: [T]; may be None where all is finite.
+        query_outputs: [T, M, ...], if asked for; rows of padding hold no meaning.
     """
 
     loss: Tensor
     finite: bool
-    query_losses: Tensor
+    query_losses: Tensor | None
     query_outputs: Tensor | None
+
+
+class PreparedStep(ABC):
+    """The meta-gradient of a network's own parameters on meta-batches of one form, with all else worked out before."""
+
+    @property
+    @abstractmethod
+    def seconds(self) -> float:
+        """What the last call took that did not fail, beyond what leads to it: what no Python can take off."""
+
+    @abstractmethod
+    def takes(self, batch: TaskBatch) -> bool:
+        """Whether a meta-batch is of that form: contiguous, of the same shapes and dtypes, on the same device."""
+
+    @abstractmethod
+    def accumulate(
+        self, batch: TaskBatch, steps: int, rule: GradientRule, outputs: bool, overwrite: bool
+    ) -> Accumulated | None:
+        """Adds the meta-gradient to the parameters' `.grad`, which it makes where there is none.
+
+        Args:
+            steps: inner steps ≥ 1.
+            outputs: whether query outputs are wanted.
+            overwrite: write over gradients that are there instead of adding to them.
+        Returns:
+            None, with nothing changed, where the batch is not of the form, parameters or gradients are not contiguous
+            or have changed their form, a hook on a parameter waits for a gradient, some parameters have gradients and
+            some none, or the loss is not finite.
+        """
 
 
 @contextmanager
@@ -95,7 +125,7 @@ class Engine(ABC):
     checks_labels: ClassVar[bool] = False
     #: whether nothing it does waits for the device, so that its launches can be captured as a CUDA graph
     capturable: ClassVar[bool] = False
-    #: whether it has `accumulate`
+    #: whether it has `prepare`; then it `checks_labels`, too
     accumulates: ClassVar[bool] = False
 
     @abstractmethod
@@ -137,27 +167,16 @@ class Engine(ABC):
     ) -> MetaGradient:
         """The gradient of the mean query loss after `steps` ≥ 1 inner steps from parameters [P]."""
 
-    def accumulate(
-        self,
-        plan: Plan,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
-        add: bool,
-        inner_lr: InnerLr,
-        batch: TaskBatch,
-        steps: int,
-        rule: GradientRule,
-        outputs: bool,
-    ) -> Accumulated:
-        """`meta_gradient` from parameters, and into gradients, that are tensors of their own.
+    def prepare(
+        self, plan: Plan, parameters: Sequence[Tensor], like: Tensor, inner_lr: InnerLr, batch: TaskBatch
+    ) -> PreparedStep:
+        """`meta_gradient` on many meta-batches like this one, of tensors of their own.
 
         Args:
-            parameters: one of each slot, contiguous.
-            batch: contiguous, in the parameters' dtype (labels int64).
-            gradients: where the gradient of each slot goes, contiguous; None where it is not wanted. They are left
-                alone where the loss is not finite.
-            add: whether the gradients are added to what is there.
-            outputs: whether query outputs are wanted.
+            parameters: one of each slot; they are kept, and looked at anew in each call.
+            like: a tensor of their dtype and device.
+            inner_lr: a fixed one.
+            batch: as the verbs take it, with plain tensors.
         """
         raise NotImplementedError(f"engine {self.name!r} does not accumulate")
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Accumulated, Engine, Linearised, MetaGradient
+from fastmaml.engines.base import Accumulated, Engine, Linearised, MetaGradient, PreparedStep
 from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
 
+_EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # from torch 2.10
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64"}
 _models: WeakKeyDictionary[Plan, dict[tuple[int, ...] | None, _core.Model]] = WeakKeyDictionary()
 
@@ -96,31 +97,10 @@ class CpuEngine(Engine):
             _raise(problem, plan)
         return MetaGradient(losses, plan.only_meta_learned(gradient), learned, outputs)
 
-    def accumulate(
-        self,
-        plan: Plan,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
-        add: bool,
-        inner_lr: InnerLr,
-        batch: TaskBatch,
-        steps: int,
-        rule: GradientRule,
-        outputs: bool,
-    ) -> Accumulated:
-        rates, query_x = inner_lr.values, batch.query.x
-        dtype, (tasks, queries, *_) = rates.dtype, query_x.shape
-        loss, losses = rates.new_empty(()), rates.new_empty(tasks)
-        wanted = rates.new_empty(tasks, queries, plan.num_outputs or 0) if outputs else None
-        answer = _verb(plan, "accumulate", dtype, query_x)(
-            [p.data_ptr() for p in parameters], [0 if g is None else g.data_ptr() for g in gradients], add,
-            rates.data_ptr(), inner_lr.uniform, _addresses(batch.support), _addresses(batch.query), tasks, steps,
-            rule.through_steps, torch.get_num_threads(), loss.data_ptr(), losses.data_ptr(),
-            0 if wanted is None else wanted.data_ptr(),
-        )  # fmt: skip
-        if len(answer) != 2:
-            _raise(answer, plan)
-        return Accumulated(loss, answer[1], losses, wanted)
+    def prepare(
+        self, plan: Plan, parameters: Sequence[Tensor], like: Tensor, inner_lr: InnerLr, batch: TaskBatch
+    ) -> PreparedStep:
+        return _PreparedStep(plan, parameters, like, inner_lr, batch)
 
     def predict(self, plan: Plan, fast: Tensor, x: Tensor) -> Tensor:
         fast, x = _plain(fast, fast.dtype), _plain(x, fast.dtype)
@@ -161,6 +141,57 @@ class CpuEngine(Engine):
         return Linearised(gradient, product)
 
 
+class _PreparedStep(PreparedStep):
+    """The core looks at all tensors itself: what Python would ask them takes longer than a small meta-step."""
+
+    def __init__(
+        self, plan: Plan, parameters: Sequence[Tensor], like: Tensor, inner_lr: InnerLr, batch: TaskBatch
+    ) -> None:
+        tasks, queries = batch.query.x.shape[:2]
+        self._plan = plan
+        self._rates = _plain(inner_lr.values, like.dtype)
+        self._call = getattr(_core, f"PreparedCall_{_SUFFIXES[like.dtype]}")(
+            _model(plan, batch.query.x),
+            _EXCHANGE,
+            torch.empty_like,
+            tuple(
+                (parameter, like.new_empty(slot.shape), slot.meta_learned)
+                for parameter, slot in zip(parameters, plan.slots, strict=True)
+            ),
+            self._rates.data_ptr(),
+            inner_lr.uniform,
+            _tensors(batch),
+            (like.new_empty(()), like.new_empty(tasks), like.new_empty(tasks, queries, plan.num_outputs or 0)),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """What the core itself has taken in the last call."""
+        seconds: float = self._call.seconds
+        return seconds
+
+    def takes(self, batch: TaskBatch) -> bool:
+        taken: bool = self._call.takes(_tensors(batch))
+        return taken
+
+    def accumulate(
+        self, batch: TaskBatch, steps: int, rule: GradientRule, outputs: bool, overwrite: bool
+    ) -> Accumulated | None:
+        done = self._call.accumulate(
+            _tensors(batch), steps, rule.through_steps, torch.get_num_threads(), not overwrite, outputs
+        )
+        if done is None:
+            return None
+        if len(done) != 4:
+            _raise(done, self._plan)
+        return Accumulated(*done)
+
+
+def _tensors(batch: TaskBatch) -> tuple[Tensor | None, ...]:
+    support, query = batch.support, batch.query
+    return support.x, support.y, support.weights, query.x, query.y, query.weights
+
+
 class _Samples:
     """Samples as the core takes them; holds on to whatever had to be copied."""
 
@@ -186,7 +217,12 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _verb(plan: Plan, verb: str, dtype: torch.dtype, x: Tensor) -> Any:
-    """The core's function; its model is made once for each plan, and for each size of images."""
+    """The core's function."""
+    return getattr(_model(plan, x), f"{verb}_{_SUFFIXES[dtype]}")
+
+
+def _model(plan: Plan, x: Tensor) -> _core.Model:
+    """The core's model, made once for each plan, and for each size of images x."""
     size = tuple(x.shape[2:]) if plan.takes_images else None
     models = _models.get(plan)
     if models is None:
@@ -194,7 +230,7 @@ def _verb(plan: Plan, verb: str, dtype: torch.dtype, x: Tensor) -> Any:
     model = models.get(size)
     if model is None:
         model = models[size] = core_model(plan, size)
-    return getattr(model, f"{verb}_{_SUFFIXES[dtype]}")
+    return model
 
 
 def _raise(problem: tuple[str, str, int, int, int] | None, plan: Plan) -> None:
