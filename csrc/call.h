@@ -43,8 +43,8 @@ struct Call {
   Network network;
   Shape<T> shape;
   Workspace<T> space;
-  Index tasks = 0;
-  Samples<T> sets[2];  // support, query
+  Index tasks = 0, parts = 0;  // parts: of the sum over tasks, as many as there are vectors of adjoints
+  Samples<T> sets[2];          // support, query
   bool second_order = true;
 
   const T* parameters = nullptr;  // as the user gave them [P], or [tasks, P]
@@ -58,7 +58,7 @@ struct Call {
   T gram_lr[2] = {0, 0};                          // of the weight and of the bias
   T* gram_data = nullptr;                         // [tasks, support + query, padded(in + 1)]
   T* gram_adjoints = nullptr;                     // [tasks, support + query, padded(out)]
-  T* adjoints = nullptr;                          // lambda [tasks, packed]
+  T* adjoints = nullptr;                          // lambda [parts, packed]
   T* inner_lr_adjoints = nullptr;                 // [tasks, packed], or null
   T *total = nullptr, *inner_lr_total = nullptr;  // sums over tasks [packed]
   T* gram_total = nullptr;                        // [out, padded(in + 1)]

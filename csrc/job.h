@@ -57,8 +57,22 @@ Index state_slots(const Request<T>& request, const Shape<T>& shape, Verb verb) {
 }
 
 template <class T>
-Workspace<T> make_workspace(const Model& model, const Network& network, const Request<T>& request,
-                            const Shape<T>& shape, Verb verb) {
+bool all_equal(const T* values, Index count) {
+  return std::all_of(values, values + count, [=](T value) { return value == *values; });
+}
+
+template <class T>
+void place_samples(Places<T>& places, const Network& network, const Shape<T>& shape, int set, Index rows,
+                   Workspace<T>& space) {
+  space.data[set] = places.take(shape.gram ? 0 : rows * shape.data);
+  space.patches[set] = places.take(shape.patches);
+  space.weights[set] = places.take(rows);
+  space.values[set] = places.take(rows * target_width(network.loss, network.outputs));
+  space.labels[set] = places.take(rows * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
+}
+
+template <class T>
+Workspace<T> make_workspace(const Network& network, const Request<T>& request, const Shape<T>& shape, Verb verb) {
   Workspace<T> space;
   Places<T> places;
   const bool meta = verb == Verb::meta_gradient;
@@ -72,13 +86,7 @@ Workspace<T> make_workspace(const Model& model, const Network& network, const Re
   space.tangent_state = tangents ? places.take(shape.state) : -1;
   space.direction = tangents ? places.take(shape.packed) : -1;
   space.direction_transposed = tangents ? places.take(shape.transposed) : -1;
-  for (int set = 0; set < 2; ++set) {
-    space.data[set] = places.take(shape.gram ? 0 : rows[set] * shape.data);
-    space.patches[set] = places.take(shape.patches);
-    space.weights[set] = places.take(rows[set]);
-    space.values[set] = places.take(rows[set] * target_width(model.loss, network.outputs));
-    space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
-  }
+  for (int set = 0; set < 2; ++set) place_samples(places, network, shape, set, rows[set], space);
   if (shape.gram) {
     const Index outputs = shape.places[0].packed_width;
     space.gram_stride = padded<T>(shape.support);
@@ -146,8 +154,8 @@ class Job {
     const bool gram = meta && request.uniform_inner_lr && !inner_lr_gradient;
     const Index rows = verb == Verb::linearise ? chunk_rows(layers_, request.support.n) : request.support.n;
     call_.shape = make_shape<T>(network, layers_, places_, rows, meta ? request.query.n : 0, request.steps, gram);
-    call_.space = make_workspace(model, network, request, call_.shape, verb);
-    call_.tasks = request.tasks;
+    call_.space = make_workspace(network, request, call_.shape, verb);
+    call_.tasks = call_.parts = request.tasks;
     call_.sets[0] = request.support;
     call_.sets[1] = request.query;
     call_.second_order = request.second_order;
@@ -242,7 +250,7 @@ class Job {
   void fill_inner_lr() {
     const T* lr = request_.inner_lr;
     const Index count = lr ? call_.network.num_parameters : 0;
-    if (count > 0 && std::all_of(lr, lr + count, [=](T value) { return value == *lr; })) {
+    if (count > 0 && all_equal(lr, count)) {
       call_.one_inner_lr = *lr;
       call_.inner_lr = nullptr;
     } else if (lr) {

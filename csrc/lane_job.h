@@ -82,8 +82,7 @@ class LaneJob {
   T* workspace(int thread) const { return workspaces_ + thread * call_.space.size * lanes_; }
 
   void take_inner_lr(const T* lr) {
-    const T* end = lr + call_.network.num_parameters;
-    if (std::all_of(lr, end, [=](T value) { return value == *lr; })) call_.one_inner_lr = *lr;
+    if (all_equal(lr, call_.network.num_parameters)) call_.one_inner_lr = *lr;
     else call_.inner_lr = lr;
   }
 

@@ -28,7 +28,7 @@ LaneTerm<T> gradient_term(const Layer& layer, Index n, const T* adjoint, const T
 template <class T>
 void lane_linear_forward(const LaneSweep<T>& s, Index l) {
   const Layer& layer = s.layer(l);
-  LaneOutput<T> out{s.output(l), layer.out};
+  Output<T> out{s.output(l), layer.out};
   out.finish = layer.relu ? Finish::relu : Finish::store;
   if (layer.bias >= 0) out.base = s.parameter(layer.bias);
   const LaneTerm<T> term = forward_term(layer, s.input(l), s.parameter(layer.weight));
@@ -37,8 +37,8 @@ void lane_linear_forward(const LaneSweep<T>& s, Index l) {
 
 // The adjoint of the input, gated by the ReLU that produced it.
 template <class T>
-LaneOutput<T> lane_backward_output(const LaneSweep<T>& s, T* to, Index l) {
-  LaneOutput<T> out{to, s.layer(l).in};
+Output<T> lane_backward_output(const LaneSweep<T>& s, T* to, Index l) {
+  Output<T> out{to, s.layer(l).in};
   if (s.layer(l).input_relu) {
     out.finish = Finish::gate;
     out.by = s.input(l);
@@ -56,13 +56,13 @@ void lane_linear_backward(const LaneSweep<T>& s, Index l) {
 
 // out = base - step * gradient, or gradient, of the one number at `at`
 template <class T>
-inline void lane_update(const LaneDestination<T>& to, Index at, Wide<T> gradient) {
+inline void lane_update(const Destination<T>& to, Index at, Wide<T> gradient) {
   gradient *= splat<Wide<T>>(to.by ? to.by[at] : to.scale);
   put_lanes(to.out, at, to.base ? lanes_at(to.base, at) - gradient : gradient);
 }
 
 template <class T>
-void lane_bias_gradient(const Layer& layer, Index n, const T* adjoint, const LaneDestination<T>& to) {
+void lane_bias_gradient(const Layer& layer, Index n, const T* adjoint, const Destination<T>& to) {
   for (Index o = 0; o < layer.out && layer.bias >= 0; ++o) {
     Wide<T> sum = lanes_at(adjoint, o);
     for (Index r = 1; r < n; ++r) sum += lanes_at(adjoint, r * layer.out + o);
@@ -71,8 +71,8 @@ void lane_bias_gradient(const Layer& layer, Index n, const T* adjoint, const Lan
 }
 
 template <class T>
-void lane_weight_gradient(const Layer& layer, const LaneTerm<T>* terms, int num_terms, const LaneDestination<T>& to) {
-  LaneOutput<T> out{to.out + layer.weight * kLanes<T>, layer.in};
+void lane_weight_gradient(const Layer& layer, const LaneTerm<T>* terms, int num_terms, const Destination<T>& to) {
+  Output<T> out{to.out + layer.weight * kLanes<T>, layer.in};
   if (to.base) {
     out.finish = to.by ? Finish::weighted_update : Finish::scaled_update;
     out.scale = to.scale;
@@ -85,7 +85,7 @@ void lane_weight_gradient(const Layer& layer, const LaneTerm<T>* terms, int num_
 }
 
 template <class T>
-void lane_linear_gradient(const LaneSweep<T>& s, Index l, const LaneDestination<T>& to) {
+void lane_linear_gradient(const LaneSweep<T>& s, Index l, const Destination<T>& to) {
   const LaneTerm<T> term = gradient_term(s.layer(l), s.n, s.output_delta(l), s.input(l));
   lane_weight_gradient(s.layer(l), &term, 1, to);
   lane_bias_gradient(s.layer(l), s.n, s.output_delta(l), to);
@@ -96,7 +96,7 @@ void lane_linear_gradient(const LaneSweep<T>& s, Index l, const LaneDestination<
 template <class T>
 void lane_linear_tangent_forward(const LaneSweep<T>& s, const LaneSweep<T>& d, Index l) {
   const Layer& layer = s.layer(l);
-  LaneOutput<T> out{d.output(l), layer.out};
+  Output<T> out{d.output(l), layer.out};
   if (layer.relu) {
     out.finish = Finish::gate;
     out.by = s.output(l);
@@ -117,7 +117,7 @@ void lane_linear_tangent_backward(const LaneSweep<T>& s, const LaneSweep<T>& d, 
 }
 
 template <class T>
-void lane_linear_tangent_gradient(const LaneSweep<T>& s, const LaneSweep<T>& d, Index l, const LaneDestination<T>& to) {
+void lane_linear_tangent_gradient(const LaneSweep<T>& s, const LaneSweep<T>& d, Index l, const Destination<T>& to) {
   const Layer& layer = s.layer(l);
   const LaneTerm<T> terms[] = {gradient_term(layer, s.n, d.output_delta(l), s.input(l)),
                                gradient_term<T>(layer, s.n, s.output_delta(l), d.input(l))};

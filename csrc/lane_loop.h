@@ -92,7 +92,7 @@ void inner_steps(const LaneGroup<T>& group) {
     const LaneSweep<T> s = group.sweep(0, k, group.slot(k));
     lane_forward(s);
     lane_loss(s, group.targets(0));
-    const LaneDestination<T> to{group.theta(k + 1), group.theta(k), call.inner_lr, call.one_inner_lr};
+    const Destination<T> to{group.theta(k + 1), group.theta(k), call.inner_lr, call.one_inner_lr};
     lane_backward(s, &to);
   }
 }
@@ -121,7 +121,7 @@ void query_pass(const LaneGroup<T>& group, T* lambda) {
   const Wide<T> losses = lane_loss(q, group.targets(1));
   for (Index lane = 0; lane < group.count; ++lane) call.query_losses[group.first + lane] = losses[lane];
   write_outputs(group, q.in_state(call.output));
-  const LaneDestination<T> to{lambda};
+  const Destination<T> to{lambda};
   lane_backward(q, &to);
 }
 
@@ -146,7 +146,7 @@ void reverse_sweep(const LaneGroup<T>& group, T* lambda) {
     }
     if (call.inner_lr) scale_direction(call, lambda, direction);
     const LaneSweep<T> d{call, s.n, direction, group.at(call.space.other_state), nullptr};
-    const LaneDestination<T> to{lambda, lambda, nullptr, call.inner_lr ? T(1) : call.one_inner_lr};
+    const Destination<T> to{lambda, lambda, nullptr, call.inner_lr ? T(1) : call.one_inner_lr};
     lane_hessian_vector_product(s, d, group.targets(0), to);
   }
 }

@@ -1,5 +1,6 @@
 // Products of a group of tasks, C = finish(base + sum over terms of A B) for each task by itself, one task a lane.
-// Strides and places count numbers, each of which is a vector of all lanes.
+// Strides and places count numbers, each of which is a vector of all lanes; but where an Output's `by` weighs an
+// update, it holds one scalar for each number, the same for all tasks.
 #pragma once
 
 #include "matmul.h"
@@ -35,19 +36,6 @@ struct LaneTerm {
   const T* b;
   Index b_depth, b_column;
   Index depth;
-};
-
-// As Output, but `by` of a weighted update holds one scalar for each number, the same for all tasks.
-template <class T>
-struct LaneOutput {
-  T* c;
-  Index c_row;
-  Finish finish = Finish::store;
-  const T* base = nullptr;  // may be null but for updates; row stride base_row, may be 0
-  Index base_row = 0;
-  const T* by = nullptr;
-  Index by_row = 0;
-  T scale = T(1);
 };
 
 // Accumulators, a row of B and one number of A fill the registers.
@@ -102,12 +90,12 @@ struct LaneTile {
     }
   }
 
-  inline void add_base(const LaneOutput<T>& out, Index row, Index column) {
+  inline void add_base(const Output<T>& out, Index row, Index column) {
     const T* base = out.base + (row * out.base_row + column) * kLanes<T>;
     visit([=](Index r, Index c, Wide<T>& sum) { sum += lanes_at(base, r * out.base_row + c); });
   }
 
-  inline void end(const LaneOutput<T>& out, Index row, Index column) {
+  inline void end(const Output<T>& out, Index row, Index column) {
     T* to = out.c + (row * out.c_row + column) * kLanes<T>;
     const Index width = out.c_row;
     const auto put = [=](Index r, Index c, Wide<T> value) { put_lanes(to, r * width + c, value); };
@@ -139,9 +127,8 @@ struct LaneTile {
 
 // Tiles of R rows, one below the other, from `row` to `last`. At least one tile.
 template <class T, int R, int C>
-void lane_panel(const LaneTerm<T>* terms, int num_terms, const LaneOutput<T>& given, Index row, Index last,
-                Index column) {
-  const LaneOutput<T> out = given;  // a copy that no store through `c` can change
+void lane_panel(const LaneTerm<T>* terms, int num_terms, const Output<T>& given, Index row, Index last, Index column) {
+  const Output<T> out = given;  // a copy that no store through `c` can change
   const bool adds = out.base && out.finish != Finish::scaled_update && out.finish != Finish::weighted_update;
   for (; row < last; row += R) {
     LaneTile<T, R, C> tile;
@@ -153,7 +140,7 @@ void lane_panel(const LaneTerm<T>* terms, int num_terms, const LaneOutput<T>& gi
 }
 
 template <class T>
-using LanePanel = void (*)(const LaneTerm<T>*, int, const LaneOutput<T>&, Index, Index, Index);
+using LanePanel = void (*)(const LaneTerm<T>*, int, const Output<T>&, Index, Index, Index);
 
 // The panels of one width, by their tiles' rows less one.
 template <class T, int C>
@@ -166,7 +153,7 @@ struct LanePanels {
 };
 
 template <class T, int C>
-inline void lane_columns(const LaneTerm<T>* terms, int num_terms, const LaneOutput<T>& out, Index rows, Index first,
+inline void lane_columns(const LaneTerm<T>* terms, int num_terms, const Output<T>& out, Index rows, Index first,
                          Index last) {
   const Index piece = even_piece(rows, kMostLaneRows[C]), rest = rows % piece;
   const auto& panels = LanePanels<T, C>::by_rows;
@@ -180,7 +167,7 @@ inline void lane_columns(const LaneTerm<T>* terms, int num_terms, const LaneOutp
 
 // C [rows, columns] over the sum of the terms
 template <class T>
-void lane_matmul(Index rows, Index columns, const LaneTerm<T>* terms, int num_terms, const LaneOutput<T>& out) {
+void lane_matmul(Index rows, Index columns, const LaneTerm<T>* terms, int num_terms, const Output<T>& out) {
   const Index odd = columns % kMostLaneColumns;
   lane_columns<T, kMostLaneColumns>(terms, num_terms, out, rows, 0, columns - odd);
   if (odd) lane_columns<T, 1>(terms, num_terms, out, rows, columns - 1, columns);

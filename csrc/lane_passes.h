@@ -32,7 +32,7 @@ void lane_layer_backward(const LaneSweep<T>& s, Index l) {
 // Adjoints from the last layer down; with a destination also every parameter's gradient, for which a layer's own
 // parameters are no longer needed when it is written: it may take their place.
 template <class T>
-void lane_backward(const LaneSweep<T>& s, const LaneDestination<T>* to) {
+void lane_backward(const LaneSweep<T>& s, const Destination<T>* to) {
   for (Index l = s.depth() - 1; l >= 0; --l) {
     if (l > 0) lane_layer_backward(s, l);
     const Timed timed("gradient", l, s.n);
@@ -57,7 +57,7 @@ void lane_layer_tangent_backward(const LaneSweep<T>& s, const LaneSweep<T>& d, I
 // H v at the sweep's parameters, whose forward and backward passes have been made. It may take the direction's place.
 template <class T>
 void lane_hessian_vector_product(const LaneSweep<T>& s, const LaneSweep<T>& d, const LaneTargets<T>& targets,
-                                 const LaneDestination<T>& to) {
+                                 const Destination<T>& to) {
   for (Index l = 0; l < s.depth(); ++l) lane_layer_tangent_forward(s, d, l);
   lane_loss_tangent(s, d, targets);
   for (Index l = s.depth() - 1; l >= 0; --l) {

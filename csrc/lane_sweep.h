@@ -1,20 +1,13 @@
-// One network on one sample set of a group of tasks: where each layer's numbers lie.
+// One network on one sample set of a group of tasks: where each layer's numbers lie. A Destination's `by` holds one
+// scalar for each parameter, the same for all tasks.
 #pragma once
 
 #include "lane_call.h"
 #include "lane_matmul.h"
+#include "sweep.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
-
-// As Destination; `by` holds one scalar for each parameter.
-template <class T>
-struct LaneDestination {
-  T* out;
-  const T* base = nullptr;
-  const T* by = nullptr;
-  T scale = T(1);
-};
 
 template <class T>
 struct LaneSweep {

@@ -51,15 +51,6 @@ Sweep<T> part(Sweep<T> s, Index task, Index samples) {
   return s;
 }
 
-// Coefficients a [rows, depth] of the rows of b.
-template <class T>
-struct Combination {
-  const T* a;
-  Index a_row, a_depth;
-  const T* b;
-  Index depth;
-};
-
 // A product that is in place gets a second one added before it is finished.
 template <class T>
 Output<T> on_top(Output<T> out, Finish finish) {
@@ -71,7 +62,7 @@ Output<T> on_top(Output<T> out, Finish finish) {
 
 // x W_0^T + b_0 + the combination; x may be null
 template <class T>
-void combined_forward(const Sweep<T>& s, Index l, const T* x, const Combination<T>& c, Output<T> out) {
+void combined_forward(const Sweep<T>& s, Index l, const T* x, const Term<T>& combination, Output<T> out) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
   const T* weight = s.theta + p.weight;
@@ -86,13 +77,13 @@ void combined_forward(const Sweep<T>& s, Index l, const T* x, const Combination<
     matmul_dot(s.n, layer.out, &term, 1, out);
     out = on_top(out, finish);
   }
-  terms[count++] = {c.a, c.a_row, c.a_depth, c.b, p.output_width, c.depth};
+  terms[count++] = combination;
   matmul(s.n, whole_vectors<T>(layer.out), terms, count, out);
 }
 
 // adjoint W_0 + the combination, gated by the ReLU before
 template <class T>
-void combined_backward(const Sweep<T>& s, Index l, const T* adjoint, const Combination<T>& c, T* to) {
+void combined_backward(const Sweep<T>& s, Index l, const T* adjoint, const Term<T>& combination, T* to) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
   const bool copied = p.has_transposed;
@@ -113,7 +104,7 @@ void combined_backward(const Sweep<T>& s, Index l, const T* adjoint, const Combi
                       copied ? padded<T>(layer.in) : p.packed_width,
                       layer.out};
   }
-  terms[count++] = {c.a, c.a_row, c.a_depth, c.b, p.input_width, c.depth};
+  terms[count++] = combination;
   matmul(s.n, whole_vectors<T>(layer.in), terms, count, out);
   // The bias's column of W_0 and of X lands in the padding; it must stay zero.
   for (Index r = 0; layer.in % kLanes<T> && r < s.n; ++r) to[r * p.input_width + layer.in] = T(0);
@@ -148,7 +139,8 @@ void query_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Swe
   T* products = block.products(block.step.input_products, l, task);
   multiply_inputs(block, s, q, l, products);
   const Timed timed("forward", l, q.n);
-  combined_forward(q, l, q.input(l), {products, block.step.stride, 1, s.output_delta(l), s.n}, forward_output(q, l));
+  combined_forward(q, l, q.input(l), {products, block.step.stride, 1, s.output_delta(l), s.place(l).output_width, s.n},
+                   forward_output(q, l));
   write_ones(q, l + 1, false);
 }
 
@@ -158,7 +150,8 @@ void query_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sw
   T* products = block.products(block.step.adjoint_products, l, task);
   multiply_adjoints(block, s, q, l, products);
   const Timed timed("backward", l, q.n);
-  combined_backward(q, l, q.output_delta(l), {products, block.step.stride, 1, s.input(l), s.n}, q.delta(l));
+  combined_backward(q, l, q.output_delta(l), {products, block.step.stride, 1, s.input(l), s.place(l).input_width, s.n},
+                    q.delta(l));
 }
 
 template <class T>
@@ -178,7 +171,8 @@ void direction_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const
   const Timed timed("tangent forward", l, s.n);
   const T* products = block.products(block.step.input_products, l, task);
   const T* x = l == 0 ? nullptr : d.input(l);  // the data's tangent is zero
-  combined_forward(s, l, x, {products, 1, block.step.stride, q.output_delta(l), q.n}, tangent_output(s, d, l));
+  combined_forward(s, l, x, {products, 1, block.step.stride, q.output_delta(l), q.place(l).output_width, q.n},
+                   tangent_output(s, d, l));
 }
 
 template <class T>
@@ -187,7 +181,8 @@ void direction_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, cons
   if (s.layer(l).kind != Kind::linear) return layer_tangent_backward(s, d, l);
   const Timed timed("tangent backward", l, s.n);
   const T* products = block.products(block.step.adjoint_products, l, task);
-  combined_backward(s, l, d.output_delta(l), {products, 1, block.step.stride, q.input(l), q.n}, d.delta(l));
+  combined_backward(s, l, d.output_delta(l), {products, 1, block.step.stride, q.input(l), q.place(l).input_width, q.n},
+                    d.delta(l));
 }
 
 template <class T>

@@ -45,11 +45,11 @@ class OneStepJob {
     call.second_order = request.second_order;
     step_.inner_lr = request.inner_lr;
     const Index rows = request.tasks * std::max(request.support.n, request.query.n);
-    step_.blocks = std::min(request.tasks, (rows + kBlockRows - 1) / kBlockRows);
-    const Index most = (request.tasks + step_.blocks - 1) / step_.blocks;
+    call.parts = std::min(request.tasks, (rows + kBlockRows - 1) / kBlockRows);
+    const Index most = (request.tasks + call.parts - 1) / call.parts;
     call.shape =
         make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1, false);
-    threads_ = static_cast<int>(std::min<Index>(request.threads, step_.blocks));
+    threads_ = static_cast<int>(std::min<Index>(request.threads, call.parts));
     place_workspace();
     allocate();
     pack(call.network, call.shape, request.parameters, call.theta);
@@ -61,18 +61,16 @@ class OneStepJob {
   Status run() {
     const Kernels<T>& table = kernels<T>();
     return run_all(
-        threads_, step_.blocks, [&](int thread) { table.one_step_prepare(step_, workspace(thread)); },
+        threads_, step_.call.parts, [&](int thread) { table.one_step_prepare(step_, workspace(thread)); },
         [&](int thread, Index block) { return table.one_step(step_, workspace(thread), block); });
   }
 
   // Blocks are added in their order, whichever thread made them.
   void write_mean(T* gradient) {
     Call<T>& call = step_.call;
-    const Index tasks = call.tasks, pieces = (call.shape.packed + kReducePiece - 1) / kReducePiece;
-    call.tasks = step_.blocks;
+    const Index pieces = (call.shape.packed + kReducePiece - 1) / kReducePiece;
     for (Index piece = 0; piece < pieces; ++piece) kernels<T>().reduce(call, piece);
-    call.tasks = tasks;
-    unpack(call.network, call.shape, call.total, T(1) / static_cast<T>(tasks), gradient);
+    unpack(call.network, call.shape, call.total, T(1) / static_cast<T>(call.tasks), gradient);
   }
 
  private:
@@ -82,16 +80,11 @@ class OneStepJob {
     Places<T> places;
     Workspace<T>& space = step_.call.space;
     const Shape<T>& shape = step_.call.shape;
-    const Index rows[2] = {shape.support, shape.query};
     space.states = places.take(shape.state);
     space.query_state = places.take(shape.state);
     space.tangent_state = places.take(shape.state);
-    for (int set = 0; set < 2; ++set) {
-      space.data[set] = places.take(rows[set] * shape.data);
-      space.weights[set] = places.take(rows[set]);
-      space.values[set] = places.take(rows[set] * target_width(step_.call.network.loss, step_.call.network.outputs));
-      space.labels[set] = places.take(rows[set] * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
-    }
+    place_samples(places, step_.call.network, shape, 0, shape.support, space);
+    place_samples(places, step_.call.network, shape, 1, shape.query, space);
     step_.stride = padded<T>(step_.call.sets[0].n);
     step_.input_products = places.take(step_.call.network.depth * shape.query * step_.stride);
     step_.adjoint_products = places.take(step_.call.network.depth * shape.query * step_.stride);
@@ -102,7 +95,7 @@ class OneStepJob {
     Places<T> places;
     Call<T>& call = step_.call;
     const Index theta = places.take(call.shape.packed), transposed = places.take(call.shape.transposed);
-    const Index lambda = places.take(step_.blocks * call.shape.packed), total = places.take(call.shape.packed);
+    const Index lambda = places.take(call.parts * call.shape.packed), total = places.take(call.shape.packed);
     const Index workspaces = places.take(threads_ * call.space.size);
     const std::size_t bytes = static_cast<std::size_t>(places.size) * sizeof(T);
     scratch_ = std::make_unique<Scratch>(bytes);

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .conv_launch import TILES, Conv, Reading
 from .flat import Sink, stride
-from .losses import loss_rows
+from .losses import loss_rows, sum_of_weights
 from .moments import folded_rows, through_unit, unit_terms
 from .tiles import dot, hand_out, load_tile, store_tile
 
@@ -112,7 +112,7 @@ def _head_kernel(
         weight_dot = load_tile(direction + WEIGHT, o, own, IN, 1, o < OUT, own < IN)
     gradient = tl.zeros((PADDED, HF), tl.float32)
     bias_gradient = tl.zeros((PADDED,), tl.float32)
-    total = _sum_of_weights(weights + task * N, N, WEIGHTED, ROWS)
+    total = sum_of_weights(weights + task * N, N, WEIGHTED, ROWS)
     loss = 0.0
     start = 0
     while start < N:
@@ -157,19 +157,6 @@ def _head_kernel(
         hand_out(gradient, WEIGHT + o[:, None] * IN + own[None, :], inside, sink, MODE)
         if BIAS >= 0:
             hand_out(bias_gradient, BIAS + o, (o < OUT) & (o * 0 + tile == 0), sink, MODE)
-
-
-@triton.jit
-def _sum_of_weights(weights, N, WEIGHTED: tl.constexpr, ROWS: tl.constexpr):
-    total = N * 1.0  # not N.to(): a 1 is a constant to Triton
-    if WEIGHTED:
-        total = 0.0
-        start = 0
-        while start < N:
-            rows = start + tl.arange(0, ROWS)
-            total += tl.sum(tl.load(weights + rows, mask=rows < N, other=0.0))
-            start += ROWS
-    return total
 
 
 def obstacle(conv: Conv, loss: str) -> str | None:

@@ -81,6 +81,20 @@ def loss_rows(outputs, derivative, partner, partner_dot, y, rows, o, share, OUT:
     return loss, bar, bar_dot
 
 
+@triton.jit
+def sum_of_weights(weights, N, WEIGHTED: tl.constexpr, CHUNK: tl.constexpr):
+    """Of one task's N samples, loaded CHUNK at a time; N itself where they have none."""
+    total = N * 1.0  # not N.to(): a 1 is a constant to Triton
+    if WEIGHTED:
+        total = 0.0
+        start = 0
+        while start < N:
+            rows = start + tl.arange(0, CHUNK)
+            total += tl.sum(tl.load(weights + rows, mask=rows < N, other=0.0))
+            start += CHUNK
+    return total
+
+
 @triton.jit(do_not_specialize=["loss_stride", "N", "y_stride"])
 def _loss_kernel(
     outputs, outputs_dot, y, weights, losses, loss_stride, bars, N, y_stride, OUT: tl.constexpr, PADDED: tl.constexpr,
@@ -89,14 +103,7 @@ def _loss_kernel(
     """Mean loss of one task, and its cotangent in bars [T, N, OUT]; with TANGENT the derivative of that instead."""
     task = tl.program_id(0).to(tl.int64)
     o = tl.arange(0, PADDED)
-    total = N * 1.0  # not N.to(): a 1 is a constant to Triton
-    if WEIGHTED:
-        total = 0.0
-        start = 0
-        while start < N:
-            rows = start + tl.arange(0, CHUNK)
-            total += tl.sum(tl.load(weights + task * N + rows, mask=rows < N, other=0.0))
-            start += CHUNK
+    total = sum_of_weights(weights + task * N, N, WEIGHTED, CHUNK)
     loss = 0.0
     start = 0
     while start < N:
