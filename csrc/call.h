@@ -28,12 +28,14 @@ struct Status {
 // Places in one thread's workspace.
 template <class T>
 struct Workspace {
-  Index thetas = 0;  // theta_1 ... theta_K, each [packed]
-  Index transposed = 0, direction = 0, direction_transposed = 0;
+  Index thetas = 0;                      // theta_1 ... theta_K, each [packed]
+  Index transposed = 0, transposes = 1;  // of theta_1 ... theta_K; or of one at a time, made again when it is needed
+  Index direction = 0, direction_transposed = 0;
   Index states = 0, slots = 0;  // `slots` support states: one, or one a step
   Index query_state = 0, tangent_state = 0;
   Index data[2] = {0, 0}, weights[2] = {0, 0}, values[2] = {0, 0}, labels[2] = {0, 0};
   Index patches[2] = {0, 0};
+  Index order[2] = {0, 0};  // of the samples, where they are not taken as they come: Index [n]
   Index gram_products = 0, gram_initial = 0, gram_tangent = 0, gram_stride = 0;
   Index size = 0;
 };

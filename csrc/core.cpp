@@ -37,8 +37,7 @@ Form form_of(const Model& model, const Request<T>& request, bool inner_lr_gradie
 
 // One of the forms that need no more than the mean over tasks.
 template <class AnyJob, class T>
-Status run_to_mean(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs) {
-  AnyJob job(model, request);
+Status run_to_mean(AnyJob&& job, const MetaGradientOutputs<T>& outputs) {
   job.call().query_losses = outputs.query_losses;
   job.call().outputs = outputs.query_outputs;
   const Status status = job.run();
@@ -51,8 +50,8 @@ Status run_to_mean(const Model& model, const Request<T>& request, const MetaGrad
 template <class T>
 Status meta_gradient(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs) {
   const Form form = form_of(model, request, outputs.inner_lr_gradient != nullptr);
-  if (form == Form::products) return run_to_mean<OneStepJob<T>>(model, request, outputs);
-  if (form == Form::lanes) return run_to_mean<LaneJob<T>>(model, request, outputs);
+  if (form == Form::products) return run_to_mean(OneStepJob<T>(model, request, asked_form == Form::products), outputs);
+  if (form == Form::lanes) return run_to_mean(LaneJob<T>(model, request), outputs);
   Job<T> job(model, request, Verb::meta_gradient, outputs.inner_lr_gradient != nullptr);
   job.call().query_losses = outputs.query_losses;
   job.call().outputs = outputs.query_outputs;

@@ -4,6 +4,7 @@
 #include "gram.h"
 #include "pack.h"
 #include "passes.h"
+#include "sample_order.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
@@ -34,14 +35,16 @@ struct Task {
   T* theta(Index k) const { return space + call.space.thetas + (k - 1) * call.shape.packed; }  // k >= 1
   const T* at_step(Index k) const { return k == 0 ? theta_0 : theta(k); }
   T* slot(Index k) const { return space + call.space.states + (call.space.slots > 1 ? k : 0) * call.shape.state; }
-  const T* transposed(Index k) const {
+  // again: the weights of step k have been transposed before
+  const T* transposed(Index k, bool again) const {
     if (k == 0) return theta_0_transposed;
-    T* to = space + call.space.transposed;
-    transpose_parameters(call.network, call.shape, theta(k), to);
+    const bool kept = call.space.transposes > 1;
+    T* to = space + call.space.transposed + (kept ? (k - 1) * call.shape.transposed : 0);
+    if (!again || !kept) transpose_parameters(call.network, call.shape, theta(k), to);
     return to;
   }
-  Sweep<T> sweep(int set, Index k, T* state) const {
-    return {call.network, call.shape, present[set], at_step(k),  transposed(k),
+  Sweep<T> sweep(int set, Index k, T* state, bool again = false) const {
+    return {call.network, call.shape, present[set], at_step(k),  transposed(k, again),
             state,        data(set),  &gram[set],   patches(set)};
   }
   Sweep<T> tangent(const T* direction, const T* direction_transposed) const {
@@ -77,6 +80,18 @@ void take_patches(const Task<T>& task, int set) {
   find_patches(conv, x, task.present[set], task.patches(set));
 }
 
+// The order that a task's samples are taken in; null: as they come.
+template <class T>
+const Index* sample_order(const Task<T>& task, int set) {
+  const Call<T>& call = task.call;
+  const Index n = call.sets[set].n;
+  if (call.order) return call.order + task.index * n;
+  if (!call.shape.ordered) return nullptr;
+  auto* order = reinterpret_cast<Index*>(task.space + call.space.order[set]);
+  order_samples(call.sets[set].x + task.index * n, n, order);
+  return order;
+}
+
 // Copies the samples of non-zero weight into padded rows; weights are normalised to sum to 1.
 template <class T>
 bool gather(Task<T>& task, int set) {
@@ -88,8 +103,9 @@ bool gather(Task<T>& task, int set) {
   T* weights = task.space + call.space.weights[set];
   T total = 0;
   Index row = 0;
+  const Index* order = sample_order(task, set);
   for (Index i = 0; i < samples.n; ++i) {
-    const Index r = call.order ? call.order[task.index * samples.n + i] : i;
+    const Index r = order ? order[i] : i;
     const T weight = samples.weights ? samples.weights[task.index * samples.n + r] : T(1);
     if (weight == T(0)) continue;
     T* to = task.data(set) + row * width;
@@ -154,7 +170,9 @@ void write_outputs(const Task<T>& task, int set, const T* state, T* outputs) {
   T* to = outputs + task.index * n * width;
   const T* from = state + task.call.shape.output;
   const T* weights = task.call.sets[set].weights;
-  for (Index r = 0, row = 0; r < n; ++r) {
+  const Index* order = sample_order(task, set);
+  for (Index i = 0, row = 0; i < n; ++i) {
+    const Index r = order ? order[i] : i;
     const bool present = !weights || weights[task.index * n + r] != T(0);
     if (present) copy(from + row++ * task.call.shape.output_width, width, to + r * width);
     else zero(to + r * width, width);
@@ -186,6 +204,16 @@ void query_pass(const Task<T>& task, T* lambda) {
   zero(lambda + p.weight, p.packed_rows * p.packed_width);
 }
 
+// Whether H (lr lambda) is taken as lr (H lambda), so that lambda itself is the direction, updated layer by layer once
+// nothing more is to be read of it.
+template <class T>
+bool takes_lambda(const Call<T>& call) {
+  if (call.inner_lr || call.shape.gram || call.shape.images) return false;
+  for (Index l = 0; l < call.network.depth; ++l)
+    if (call.network.layers[l].kind == Kind::batch_norm || call.network.layers[l].kind == Kind::append) return false;
+  return true;
+}
+
 // direction = lr * lambda; a Gram layer's coefficients have their lr in the products already
 template <class T>
 void scale_direction(const Call<T>& call, const T* lambda, T* direction) {
@@ -204,7 +232,7 @@ void reverse_sweep(const Task<T>& task, T* lambda) {
   T* direction = task.space + call.space.direction;
   T* direction_transposed = task.space + call.space.direction_transposed;
   for (Index k = call.shape.steps - 1; k >= 0; --k) {
-    const Sweep<T> s = task.sweep(0, k, task.slot(k));
+    const Sweep<T> s = task.sweep(0, k, task.slot(k), true);
     if (call.space.slots == 1 && k < call.shape.steps - 1) {  // the state was overwritten by a later step
       forward(s);
       loss_and_adjoint(s, task.targets(0));
@@ -215,10 +243,12 @@ void reverse_sweep(const Task<T>& task, T* lambda) {
       gradients(s, Destination<T>{lr, lr, lambda});
     }
     if (!call.second_order) continue;  // H_k is taken as zero
-    scale_direction(call, lambda, direction);
-    transpose_parameters(call.network, call.shape, direction, direction_transposed);
-    const Sweep<T> d = task.tangent(direction, direction_transposed);
-    hessian_vector_product(s, d, task.targets(0), Destination<T>{lambda, lambda});
+    const bool itself = takes_lambda(call);
+    if (!itself) scale_direction(call, lambda, direction);
+    const T* along = itself ? lambda : direction;
+    transpose_parameters(call.network, call.shape, along, direction_transposed);
+    const Sweep<T> d = task.tangent(along, direction_transposed);
+    hessian_vector_product(s, d, task.targets(0), {lambda, lambda, nullptr, itself ? call.one_inner_lr : T(1)});
   }
 }
 

@@ -11,6 +11,7 @@
 #include "dispatch.h"
 #include "pack.h"
 #include "parallel.h"
+#include "pieces.h"
 #include "scratch.h"
 #include "shape.h"
 
@@ -69,6 +70,7 @@ void place_samples(Places<T>& places, const Network& network, const Shape<T>& sh
   space.weights[set] = places.take(rows);
   space.values[set] = places.take(rows * target_width(network.loss, network.outputs));
   space.labels[set] = places.take(rows * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
+  space.order[set] = places.take(shape.ordered ? rows * static_cast<Index>(sizeof(Index) / sizeof(T)) : 0);
 }
 
 template <class T>
@@ -79,7 +81,8 @@ Workspace<T> make_workspace(const Network& network, const Request<T>& request, c
   const bool tangents = verb == Verb::hvp || (meta && request.second_order);
   const Index rows[2] = {verb == Verb::linearise ? request.support.n : shape.support, shape.query};
   space.thetas = places.take(shape.steps * shape.packed);
-  space.transposed = places.take(shape.transposed);
+  space.transposes = shape.images ? 1 : shape.steps;
+  space.transposed = places.take(space.transposes * shape.transposed);
   space.slots = state_slots(request, shape, verb);
   space.states = places.take(space.slots * shape.state);
   space.query_state = meta ? places.take(shape.state) : -1;
@@ -141,6 +144,25 @@ inline Network network_of(const Model& model) {
   return network;
 }
 
+// Whether samples are ordered and what they leave closed is skipped. Zero times infinity is not zero: parameters that
+// are not finite must be seen, whatever the samples open.
+template <class T>
+bool can_skip(const Network& network, const Request<T>& request) {
+  return request.shared && order_pays(network) && all_finite(request.parameters, network.num_parameters);
+}
+
+// lr [P] as the user gave it, or null.
+template <class T>
+void take_inner_lr(Call<T>& call, const T* lr) {
+  const Index count = lr ? call.network.num_parameters : 0;
+  if (count > 0 && all_equal(lr, count)) {
+    call.one_inner_lr = *lr;
+    call.inner_lr = nullptr;
+  } else if (lr) {
+    pack(call.network, call.shape, lr, call.inner_lr);
+  }
+}
+
 // A call with all its memory. Lives on the stack of a verb, or as long as samples are kept linearised.
 template <class T>
 class Job {
@@ -153,7 +175,8 @@ class Job {
     const bool meta = verb == Verb::meta_gradient;
     const bool gram = meta && request.uniform_inner_lr && !inner_lr_gradient;
     const Index rows = verb == Verb::linearise ? chunk_rows(layers_, request.support.n) : request.support.n;
-    call_.shape = make_shape<T>(network, layers_, places_, rows, meta ? request.query.n : 0, request.steps, gram);
+    call_.shape = make_shape<T>(network, layers_, places_, rows, meta ? request.query.n : 0, request.steps, gram,
+                                meta && can_skip(network, request));
     call_.space = make_workspace(network, request, call_.shape, verb);
     call_.tasks = call_.parts = request.tasks;
     call_.sets[0] = request.support;
@@ -243,19 +266,8 @@ class Job {
       pack(call_.network, call_.shape, request_.parameters, call_.theta);
       kernels<T>().transpose(call_);
     }
-    fill_inner_lr();
+    take_inner_lr(call_, request_.inner_lr);
     if (call_.shape.gram) fill_gram();
-  }
-
-  void fill_inner_lr() {
-    const T* lr = request_.inner_lr;
-    const Index count = lr ? call_.network.num_parameters : 0;
-    if (count > 0 && all_equal(lr, count)) {
-      call_.one_inner_lr = *lr;
-      call_.inner_lr = nullptr;
-    } else if (lr) {
-      pack(call_.network, call_.shape, lr, call_.inner_lr);
-    }
   }
 
   void fill_gram() {

@@ -8,13 +8,14 @@ namespace fastmaml::FASTMAML_ISA {
 namespace {
 
 template <class T>
+void transpose_layer(const Layer& layer, const LayerPlace<T>& p, const T* packed, T* transposed) {
+  if (!p.has_transposed) return;
+  transpose(packed + p.weight, layer.in, p.packed_width, transposed + p.transposed, layer.out, padded<T>(layer.in));
+}
+
+template <class T>
 void transpose_weights(const Network& network, const Shape<T>& shape, const T* packed, T* transposed) {
-  for (Index l = 0; l < network.depth; ++l) {
-    const LayerPlace<T>& p = shape.places[l];
-    if (!p.has_transposed) continue;
-    const Layer& layer = network.layers[l];
-    transpose(packed + p.weight, layer.in, p.packed_width, transposed + p.transposed, layer.out, padded<T>(layer.in));
-  }
+  for (Index l = 0; l < network.depth; ++l) transpose_layer(network.layers[l], shape.places[l], packed, transposed);
 }
 
 template <class T>
@@ -22,6 +23,23 @@ Output<T> forward_output(const Sweep<T>& s, Index l) {
   Output<T> out{s.output(l), s.place(l).output_width};
   out.finish = s.layer(l).relu ? Finish::relu : Finish::store;
   return out;
+}
+
+// Every row of the outputs starts from the bias, which is one more row of weights with the outputs in lanes.
+template <class T>
+void start_from_bias(const Layer& layer, const LayerPlace<T>& p, const T* weight, Output<T>& out) {
+  if (layer.bias < 0) return;
+  out.base = weight + layer.in * p.packed_width;
+  out.base_row = 0;
+}
+
+// After a layer's input has been made.
+template <class T>
+void note_open(const Sweep<T>& s, Index l) {
+  Bits* open = s.open(l);
+  if (!open) return;
+  const Index units = s.layer(l).in, width = s.place(l).input_width;
+  for (Index r = 0; r < s.n; ++r) open[r] = nonzero_bits(s.input(l) + r * width, units);
 }
 
 template <class T>
@@ -34,7 +52,8 @@ void linear_forward(const Sweep<T>& s, Index l) {
     const DotTerm<T> term{s.input(l), p.input_width, weight, p.packed_width, p.packed_width};
     return matmul_dot(s.n, layer.out, &term, 1, out);
   }
-  Term<T> term{s.input(l), p.input_width, 1, weight, p.packed_width, p.packed_rows};
+  Term<T> term{s.input(l), p.input_width, 1, weight, p.packed_width, layer.in, s.open(l)};
+  start_from_bias(layer, p, weight, out);
   if (layer.layout == Layout::gram) {  // z = z_0 - lr (X X_s^T + 1) C
     term.a = s.gram->products;
     term.a_row = s.gram->stride;
@@ -78,7 +97,8 @@ void propagate(const Sweep<T>& s, Index l, const T* const* adjoints, const T* co
                 1,
                 copied ? transposed[i] + p.transposed : packed[i] + p.weight,
                 copied ? padded<T>(layer.in) : p.packed_width,
-                layer.out};
+                layer.out,
+                s.open(l + 1)};
   }
   matmul(s.n, whole_vectors<T>(layer.in), terms, pairs, out);
   // W's bias column lands in the padding; it must stay zero.
@@ -164,8 +184,9 @@ void linear_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
                                 {d.input(l), p.input_width, s.theta + p.weight, p.packed_width, p.packed_width}};
     return matmul_dot(s.n, layer.out, terms, pairs, out);
   }
-  Term<T> terms[] = {{s.input(l), p.input_width, 1, d.theta + p.weight, p.packed_width, p.packed_rows},
-                     {d.input(l), p.input_width, 1, s.theta + p.weight, p.packed_width, layer.in}};
+  Term<T> terms[] = {{s.input(l), p.input_width, 1, d.theta + p.weight, p.packed_width, layer.in, s.open(l)},
+                     {d.input(l), p.input_width, 1, s.theta + p.weight, p.packed_width, layer.in, s.open(l)}};
+  start_from_bias(layer, p, d.theta + p.weight, out);
   if (layer.layout == Layout::gram) {
     terms[0].a = s.gram->products;
     terms[0].a_row = s.gram->stride;

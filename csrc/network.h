@@ -29,6 +29,10 @@ static constexpr Index aligned(Index count) {
 template <class T>
 constexpr Index kPanel = kPadBytes / static_cast<Index>(sizeof(T));
 
+// Which of at most 64 units a sample opens; unit u is bit u.
+using Bits = std::uint64_t;
+constexpr Index kMostOpen = 64;
+
 enum class Kind : int { linear = 0, batch_norm, tanh, relu, append, conv, max_pool, spatial_mean };
 enum class Loss : int { mse = 0, cross_entropy, gaussian, categorical };
 
@@ -93,6 +97,7 @@ struct LayerPlace {
   Index transposed = 0;                     // place of the transposed weights [out, padded(in)]
   bool has_transposed = false;
   Index input = 0, delta = 0;               // places in a state: input [n, width], its adjoint [n, width]
+  Index open = -1;                          // of which units of the input each sample opens: Bits [n]; -1: not kept
   Index normalised = 0, statistics = 0;     // batch norm: x-hat [n, width], and rows of [width]
   Index input_width = 0, output_width = 0;  // row strides
   Image input_image, delta_image;
@@ -125,6 +130,7 @@ struct Shape {
   Index state = 0;       // length of the activations and adjoints of one sample set
   Index output = 0, output_delta = 0, probabilities = 0, output_width = 0;
   bool gram = false;
+  bool ordered = false;       // samples are taken in the order of their one input
   bool images = false;        // the data are images
   Index data = 0;             // elements of one sample of the data
   Index weight_gradient = 0;  // place in a state: partial sums of a convolution's weight gradient

@@ -7,11 +7,14 @@
 // Tangents are taken in the direction -lr lambda, so that all signs are plus:
 //   X_s' W_0^T + P^T D_q      D_s' W_0 + R^T X_q      lambda_0 = D_q^T X_q + D_s'^T X_s + D_s^T X_s'
 // and the last line is one product over all samples of a block of tasks.
+// A layer of few inputs or outputs has fewer weights than there are products: each task has them, and their direction,
+// for itself.
 #pragma once
 
 #include "one_step_call.h"
 #include "passes.h"
 #include "row_products.h"
+#include "sample_order.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
@@ -60,16 +63,17 @@ Output<T> on_top(Output<T> out, Finish finish) {
   return out;
 }
 
-// x W_0^T + b_0 + the combination; x may be null
+// x W_0^T + the combination, and b_0 unless x is a tangent; x may be null
 template <class T>
-void combined_forward(const Sweep<T>& s, Index l, const T* x, const Term<T>& combination, Output<T> out) {
+void combined_forward(const Sweep<T>& s, Index l, const T* x, bool tangent, const Term<T>& combination, Output<T> out) {
   const Layer& layer = s.layer(l);
   const LayerPlace<T>& p = s.place(l);
   const T* weight = s.theta + p.weight;
   const bool outputs = layer.layout == Layout::outputs_in_lanes;
   Term<T> terms[2];
   int count = 0;
-  if (x && outputs) terms[count++] = {x, p.input_width, 1, weight, p.packed_width, p.packed_rows};
+  if (x && outputs) terms[count++] = {x, p.input_width, 1, weight, p.packed_width, layer.in, s.open(l)};
+  if (!tangent && outputs) start_from_bias(layer, p, weight, out);
   if (x && !outputs) {
     const Finish finish = out.finish;
     const DotTerm<T> term{x, p.input_width, weight, p.packed_width, p.packed_width};
@@ -102,7 +106,8 @@ void combined_backward(const Sweep<T>& s, Index l, const T* adjoint, const Term<
                       1,
                       copied ? s.transposed + p.transposed : s.theta + p.weight,
                       copied ? padded<T>(layer.in) : p.packed_width,
-                      layer.out};
+                      layer.out,
+                      s.open(l + 1)};
   }
   terms[count++] = combination;
   matmul(s.n, whole_vectors<T>(layer.in), terms, count, out);
@@ -131,22 +136,68 @@ void multiply_adjoints(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep
       q.n, s.n, {q.output_delta(l), width, s.output_delta(l), width, depth, scale, T(0), products, block.step.stride});
 }
 
+// ---- layers with weights of their own ----
+
+template <class T>
+Sweep<T> with_fast(const TaskBlock<T>& block, Sweep<T> s) {
+  s.theta = block.space + block.step.fast;
+  s.transposed = block.space + block.step.fast_transposed;
+  return s;
+}
+
+template <class T>
+Sweep<T> with_direction(const TaskBlock<T>& block, Sweep<T> d) {
+  d.theta = block.space + block.step.direction;
+  d.transposed = block.space + block.step.direction_transposed;
+  return d;
+}
+
+// W_1 = W_0 - lr D_s^T X_s
+template <class T>
+void take_step(const TaskBlock<T>& block, const Sweep<T>& s, Index l) {
+  const Timed timed("gradient", l, s.n);
+  const Call<T>& call = block.call;
+  T* fast = block.space + block.step.fast;
+  linear_gradient(s, l, {fast, call.theta, call.inner_lr, call.one_inner_lr});
+  transpose_layer(s.layer(l), s.place(l), fast, block.space + block.step.fast_transposed);
+}
+
+// -lr lambda, lambda = D_q^T X_q
+template <class T>
+void take_direction(const TaskBlock<T>& block, const Sweep<T>& q, Index l) {
+  const Timed timed("gradient", l, q.n);
+  const Call<T>& call = block.call;
+  const LayerPlace<T>& p = q.place(l);
+  T* direction = block.space + block.step.direction;
+  linear_gradient(q, l, {direction});
+  for (Index i = p.weight; i < p.weight + p.packed_rows * p.packed_width; ++i)
+    direction[i] *= call.inner_lr ? -call.inner_lr[i] : -call.one_inner_lr;
+  transpose_layer(q.layer(l), p, direction, block.space + block.step.direction_transposed);
+}
+
 // ---- one task's query samples at its fast parameters ----
 
 template <class T>
 void query_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, Index task) {
   if (q.layer(l).kind != Kind::linear) return layer_forward(q, l);
+  if (!block.step.by_products[l]) {
+    take_step(block, s, l);
+    return layer_forward(with_fast(block, q), l);
+  }
   T* products = block.products(block.step.input_products, l, task);
   multiply_inputs(block, s, q, l, products);
   const Timed timed("forward", l, q.n);
-  combined_forward(q, l, q.input(l), {products, block.step.stride, 1, s.output_delta(l), s.place(l).output_width, s.n},
+  combined_forward(q, l, q.input(l), false,
+                   {products, block.step.stride, 1, s.output_delta(l), s.place(l).output_width, s.n},
                    forward_output(q, l));
   write_ones(q, l + 1, false);
+  note_open(q, l + 1);
 }
 
 template <class T>
 void query_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, Index task) {
   if (q.layer(l).kind != Kind::linear) return layer_backward(q, l);
+  if (!block.step.by_products[l]) return layer_backward(with_fast(block, q), l);
   T* products = block.products(block.step.adjoint_products, l, task);
   multiply_adjoints(block, s, q, l, products);
   const Timed timed("backward", l, q.n);
@@ -168,10 +219,14 @@ template <class T>
 void direction_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d,
                              Index l, Index task) {
   if (s.layer(l).kind != Kind::linear) return layer_tangent_forward(s, d, l);
+  if (!block.step.by_products[l]) {
+    take_direction(block, q, l);
+    return layer_tangent_forward(s, with_direction(block, d), l);
+  }
   const Timed timed("tangent forward", l, s.n);
   const T* products = block.products(block.step.input_products, l, task);
   const T* x = l == 0 ? nullptr : d.input(l);  // the data's tangent is zero
-  combined_forward(s, l, x, {products, 1, block.step.stride, q.output_delta(l), q.place(l).output_width, q.n},
+  combined_forward(s, l, x, true, {products, 1, block.step.stride, q.output_delta(l), q.place(l).output_width, q.n},
                    tangent_output(s, d, l));
 }
 
@@ -179,6 +234,7 @@ template <class T>
 void direction_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d,
                               Index l, Index task) {
   if (s.layer(l).kind != Kind::linear) return layer_tangent_backward(s, d, l);
+  if (!block.step.by_products[l]) return layer_tangent_backward(s, with_direction(block, d), l);
   const Timed timed("tangent backward", l, s.n);
   const T* products = block.products(block.step.adjoint_products, l, task);
   combined_backward(s, l, d.output_delta(l), {products, 1, block.step.stride, q.input(l), q.place(l).input_width, q.n},
@@ -218,49 +274,76 @@ void block_gradient(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>
   matmul(p.packed_rows, columns, terms, count, Output<T>{lambda + p.weight, p.packed_width});
 }
 
+// One task's rows of the block, from row `first` on, and where its samples are.
 template <class T>
-bool gather_labels(const TaskBlock<T>& block, int set, Status& status) {
-  const Samples<T>& samples = block.call.sets[set];
-  const Index from = block.first * samples.n;
-  auto* to = reinterpret_cast<std::int64_t*>(block.space + block.call.space.labels[set]);
-  for (Index i = 0; i < block.count * samples.n; ++i) {
-    const std::int64_t label = to[i] = samples.labels[from + i];
+struct TaskRows {
+  const TaskBlock<T>& block;
+  int set;
+  Index task, first;
+  const Index* order;  // the sample that each row is made of; null: as they come
+  Index source(Index i) const { return (block.first + task) * block.samples(set) + (order ? order[i] : i); }
+};
+
+template <class T>
+TaskRows<T> task_rows(const TaskBlock<T>& block, int set, Index task) {
+  const Index n = block.samples(set);
+  if (!block.call.shape.ordered) return {block, set, task, task * n, nullptr};
+  auto* order = reinterpret_cast<Index*>(block.space + block.call.space.order[set]) + task * n;
+  order_samples(block.call.sets[set].x + (block.first + task) * n, n, order);
+  return {block, set, task, task * n, order};
+}
+
+template <class T>
+bool gather_labels(const TaskRows<T>& rows, Status& status) {
+  const TaskBlock<T>& block = rows.block;
+  const Samples<T>& samples = block.call.sets[rows.set];
+  auto* labels = reinterpret_cast<std::int64_t*>(block.space + block.call.space.labels[rows.set]) + rows.first;
+  for (Index i = 0; i < samples.n; ++i) {
+    const Index from = rows.source(i);
+    const std::int64_t label = labels[i] = samples.labels[from];
     if (label >= 0 && label < block.call.network.outputs) continue;
-    status = {Problem::label_out_of_range, set == 1, block.first + i / samples.n, i % samples.n, label};
+    status = {Problem::label_out_of_range, rows.set == 1, from / samples.n, from % samples.n, label};
     return false;
   }
   return true;
 }
 
-// The samples of all tasks of the block as padded rows, each of weight 1/n.
+template <class T>
+bool gather_targets(const TaskRows<T>& rows, Status& status) {
+  const Call<T>& call = rows.block.call;
+  const Samples<T>& samples = call.sets[rows.set];
+  if (samples.labels) return gather_labels(rows, status);
+  const Index width = target_width(call.network.loss, call.network.outputs);
+  T* values = rows.block.space + call.space.values[rows.set] + rows.first * width;
+  for (Index i = 0; i < samples.n; ++i) copy(samples.values + rows.source(i) * width, width, values + i * width);
+  return true;
+}
+
+// The samples of all tasks of the block as padded rows; the padding and the weights stand (one_step_prepare).
 template <class T>
 bool gather_block(const TaskBlock<T>& block, int set, Status& status) {
   const Timed timed("gather", kNoLayer, block.call.sets[set].n);
   const Call<T>& call = block.call;
   const Samples<T>& samples = call.sets[set];
-  const Index inputs = call.network.inputs, width = call.shape.data, rows = block.count * samples.n;
-  const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
-  const T share = T(1) / static_cast<T>(samples.n);
-  T* weights = block.space + call.space.weights[set];
-  for (Index r = 0; r < rows; ++r) {
-    T* to = block.space + call.space.data[set] + r * width;
-    const T* from = samples.x + (block.first * samples.n + r) * inputs;
-    for (Index i = 0; i < width; ++i) to[i] = i < inputs ? from[i] : T(0);
-    if (ones) to[inputs] = T(1);
-    weights[r] = share;
+  const Index inputs = call.network.inputs, width = call.shape.data;
+  for (Index task = 0; task < block.count; ++task) {
+    const TaskRows<T> rows = task_rows(block, set, task);
+    T* to = block.space + call.space.data[set] + rows.first * width;
+    for (Index i = 0; i < samples.n; ++i) copy(samples.x + rows.source(i) * inputs, inputs, to + i * width);
+    if (!gather_targets(rows, status)) return false;
   }
-  if (samples.labels) return gather_labels(block, set, status);
-  const Index targets = samples.n * target_width(call.network.loss, call.network.outputs);
-  copy(samples.values + block.first * targets, block.count * targets, block.space + call.space.values[set]);
   return true;
 }
 
 template <class T>
 void write_outputs(const TaskBlock<T>& block, const Sweep<T>& q) {
   if (!block.call.outputs) return;
-  const Index width = block.call.network.outputs;
-  T* to = block.call.outputs + block.first * block.samples(1) * width;
-  for (Index r = 0; r < q.n; ++r) copy(q.outputs() + r * block.call.shape.output_width, width, to + r * width);
+  const Index width = block.call.network.outputs, stride = block.call.shape.output_width;
+  for (Index task = 0; task < block.count; ++task) {
+    const TaskRows<T> rows = task_rows(block, 1, task);
+    for (Index i = 0; i < block.samples(1); ++i)
+      copy(q.outputs() + (rows.first + i) * stride, width, block.call.outputs + rows.source(i) * width);
+  }
 }
 
 // The columns beyond each row's numbers: zero, but for the ones that multiply a bias, and every pass keeps them so.
@@ -275,6 +358,22 @@ void prepare_padding(const Sweep<T>& s, Index rows, bool tangent) {
   if (!tangent) prepare_ones(s.network, s.shape, s.state);
 }
 
+// Of the data as of every layer's input; and each sample weighs 1/n.
+template <class T>
+void prepare_samples(const TaskBlock<T>& block, int set) {
+  const Call<T>& call = block.call;
+  const Index inputs = call.network.inputs, width = call.shape.data;
+  const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
+  const Index used = set == 0 ? call.shape.support : call.shape.query;
+  const T share = T(1) / static_cast<T>(call.sets[set].n);
+  for (Index r = 0; r < used; ++r) {
+    T* row = block.space + call.space.data[set] + r * width;
+    zero(row + inputs, width - inputs);
+    if (ones) row[inputs] = T(1);
+    block.space[call.space.weights[set] + r] = share;
+  }
+}
+
 template <class T>
 void one_step_prepare(const OneStepCall<T>& step, T* space) {
   const Timed timed("prepare", kNoLayer, 0);
@@ -282,7 +381,9 @@ void one_step_prepare(const OneStepCall<T>& step, T* space) {
   const Index rows = step.call.shape.rows;
   prepare_padding(block.support(), rows, false);
   prepare_padding(block.query(), rows, false);
+  for (int set = 0; set < 2; ++set) prepare_samples(block, set);
   if (step.call.second_order) prepare_padding(block.tangents(), rows, true);
+  zero(space + step.fast, step.call.shape.packed);
 }
 
 template <class T>

@@ -12,10 +12,15 @@ struct OneStepCall {
   Call<T> call;
   const T* inner_lr = nullptr;  // as the user gave it [P], one value for each parameter tensor
 
+  const char* by_products = nullptr;  // of each layer; the others have weights of their own for each task
+
   // places in a workspace: of each layer, [rows of the query set, stride], stride >= support samples
   Index input_products = 0, adjoint_products = 0, stride = 0;
+  Index fast = 0, direction = 0;  // packed parameters of one task, of the layers that have their own
+  Index fast_transposed = 0, direction_transposed = 0;
 
-  Index first_task(Index block) const { return block * call.tasks / call.parts; }
+  // The first blocks have a task more than the last ones, so that threads end together.
+  Index first_task(Index block) const { return (block * call.tasks + call.parts - 1) / call.parts; }
 };
 
 }  // namespace fastmaml

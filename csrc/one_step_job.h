@@ -9,20 +9,22 @@ namespace {
 
 constexpr Index kBlockRows = 32;  // samples that a block has at most, if a task has no more
 
-// Multiply-adds per task with copies of the weights, and without.
+// Whether products among a task's samples are fewer multiply-adds than weights of its own: the step, the direction,
+// and what either of them multiplies beside W_0.
+template <class T>
+bool products_pay(const Layer& layer, bool first, const Request<T>& request) {
+  if (layer.kind != Kind::linear) return false;
+  const double n = static_cast<double>(request.support.n), m = static_cast<double>(request.query.n);
+  const double in = static_cast<double>(layer.in), out = static_cast<double>(layer.out);
+  const double own = in * out * (first ? 2 * n + m : 3 * n + m);
+  return n * m * (first ? in + 2 * out : 3 * (in + out)) < own;
+}
+
 template <class T>
 bool products_pay(const Model& model, const Request<T>& request) {
-  const double n = static_cast<double>(request.support.n), m = static_cast<double>(request.query.n);
-  double copies = 0, none = 0;
-  bool first = true;
-  for (const Layer& layer : model.layers) {
-    if (layer.kind != Kind::linear) continue;
-    const double in = static_cast<double>(layer.in), out = static_cast<double>(layer.out);
-    copies += in * out * (first ? 4 * n + 2 * m : 9 * n + 3 * m);
-    none += in * out * (first ? 2 * n + 2 * m : 6 * n + 3 * m) + n * m * (first ? in + 2 * out : 3 * (in + out));
-    first = false;
-  }
-  return none < copies;
+  for (const Layer& layer : model.layers)
+    if (products_pay(layer, &layer == &model.layers.front(), request)) return true;
+  return false;
 }
 
 template <class T>
@@ -35,7 +37,8 @@ bool can_take_products(const Model& model, const Request<T>& request) {
 template <class T>
 class OneStepJob {
  public:
-  OneStepJob(const Model& model, const Request<T>& request) : layers_(model.layers) {
+  // everywhere: also layers of few weights are taken by products, as a test wants them
+  OneStepJob(const Model& model, const Request<T>& request, bool everywhere) : layers_(model.layers) {
     Call<T>& call = step_.call;
     call.network = network_of(model);
     call.network.layers = layers_.data();  // with layouts of their own
@@ -47,11 +50,15 @@ class OneStepJob {
     const Index rows = request.tasks * std::max(request.support.n, request.query.n);
     call.parts = std::min(request.tasks, (rows + kBlockRows - 1) / kBlockRows);
     const Index most = (request.tasks + call.parts - 1) / call.parts;
-    call.shape =
-        make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1, false);
+    call.shape = make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1,
+                               false, can_skip(call.network, request));
     threads_ = static_cast<int>(std::min<Index>(request.threads, call.parts));
+    for (const Layer& layer : layers_)
+      by_products_.push_back(everywhere || products_pay(layer, by_products_.empty(), request));
+    step_.by_products = by_products_.data();
     place_workspace();
     allocate();
+    take_inner_lr(call, request.inner_lr);
     pack(call.network, call.shape, request.parameters, call.theta);
     kernels<T>().transpose(call);
   }
@@ -88,6 +95,10 @@ class OneStepJob {
     step_.stride = padded<T>(step_.call.sets[0].n);
     step_.input_products = places.take(step_.call.network.depth * shape.query * step_.stride);
     step_.adjoint_products = places.take(step_.call.network.depth * shape.query * step_.stride);
+    step_.fast = places.take(shape.packed);
+    step_.direction = places.take(shape.packed);
+    step_.fast_transposed = places.take(shape.transposed);
+    step_.direction_transposed = places.take(shape.transposed);
     space.size = places.size;
   }
 
@@ -95,6 +106,7 @@ class OneStepJob {
     Places<T> places;
     Call<T>& call = step_.call;
     const Index theta = places.take(call.shape.packed), transposed = places.take(call.shape.transposed);
+    const Index lr = places.take(call.shape.packed);
     const Index lambda = places.take(call.parts * call.shape.packed), total = places.take(call.shape.packed);
     const Index workspaces = places.take(threads_ * call.space.size);
     const std::size_t bytes = static_cast<std::size_t>(places.size) * sizeof(T);
@@ -103,6 +115,7 @@ class OneStepJob {
     if (poison) std::memset(base, 0xff, bytes);
     call.theta = base + theta;
     call.theta_transposed = base + transposed;
+    call.inner_lr = base + lr;
     call.adjoints = base + lambda;
     call.total = base + total;
     workspaces_ = base + workspaces;
@@ -110,6 +123,7 @@ class OneStepJob {
 
   std::vector<Layer> layers_;
   std::vector<LayerPlace<T>> places_;
+  std::vector<char> by_products_;
   OneStepCall<T> step_;
   int threads_ = 1;
   std::unique_ptr<Scratch> scratch_;

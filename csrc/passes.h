@@ -37,6 +37,7 @@ void layer_forward(const Sweep<T>& s, Index l) {
       activation_forward(s, l);
   }
   write_ones(s, l + 1, false);
+  note_open(s, l + 1);
 }
 
 template <class T>
@@ -138,12 +139,15 @@ void tangent_forward(const Sweep<T>& s, const Sweep<T>& d) {
   for (Index l = 0; l < s.depth(); ++l) layer_tangent_forward(s, d, l);
 }
 
+// Where the direction itself is written over, a layer's part of it is read before.
 template <class T>
 void tangent_backward(const Sweep<T>& s, const Sweep<T>& d, const Destination<T>& to) {
+  const bool over = to.out == d.theta;
   for (Index l = s.depth() - 1; l >= 0; --l) {
     if (has_sums(s, l)) image_norm_tangent_sums(s, d, l);
-    layer_tangent_gradient(s, d, l, to);
+    if (!over) layer_tangent_gradient(s, d, l, to);
     if (l > 0) layer_tangent_backward(s, d, l);
+    if (over) layer_tangent_gradient(s, d, l, to);
   }
 }
 

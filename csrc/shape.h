@@ -63,15 +63,29 @@ void place_batch_norm(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape)
   shape.state += aligned<T>(kNumStatistics * width);
 }
 
+// Whether ordered samples leave enough closed: hidden layers of ReLUs that open on one side of some value of the input.
+inline bool order_pays(const Network& network) {
+  constexpr Index kFewest = 16;  // narrower layers fill no tile
+  if (network.inputs != 1 || network.depth < 2) return false;
+  for (Index l = 0; l < network.depth; ++l) {
+    const Layer& layer = network.layers[l];
+    const bool last = l == network.depth - 1;
+    if (layer.kind != Kind::linear || layer.image || layer.channels > 0 || layer.relu == last) return false;
+    if (!last && (layer.out < kFewest || layer.out > kMostOpen)) return false;
+  }
+  return true;
+}
+
 // Chooses each layer's layout and lays out parameters and state; layers and places outlive the shape.
 template <class T>
 Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vector<LayerPlace<T>>& places,
-                    Index support, Index query, Index steps, bool allow_gram) {
+                    Index support, Index query, Index steps, bool allow_gram, bool ordered) {
   Shape<T> shape;
   shape.support = support;
   shape.query = query;
   shape.rows = std::max(support, query);
   shape.steps = steps;
+  shape.ordered = ordered;
   shape.images = layers.front().image;
   places.assign(layers.size(), {});
   for (std::size_t l = 0; l < layers.size(); ++l) {
@@ -87,6 +101,10 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
     shape.state += l > 0 ? aligned<T>(shape.rows * place.input_width) : 0;  // the data lie elsewhere
     place.delta = shape.state;
     shape.state += l > 0 ? aligned<T>(shape.rows * place.input_width) : 0;
+    if (ordered && l > 0) {
+      place.open = shape.state;
+      shape.state += aligned<T>(shape.rows * static_cast<Index>(sizeof(Bits) / sizeof(T)));
+    }
     if (l > 0) places[l - 1].output_width = place.input_width;
     if (layers[l].kind == Kind::linear) place_linear(layers[l], place, shape, l == 0, allow_gram);
     if (layers[l].kind == Kind::batch_norm) place_batch_norm(layers[l], place, shape);

@@ -56,6 +56,11 @@ struct Sweep {
   const LayerPlace<T>& place(Index l) const { return shape.places[l]; }
   T* input(Index l) const { return (l == 0 ? data : state + place(l).input) + first * place(l).input_width; }
   T* delta(Index l) const { return state + place(l).delta + first * place(l).input_width; }
+  // Of the units of a layer's input; null where it is not kept.
+  Bits* open(Index l) const {
+    if (l >= depth() || place(l).open < 0) return nullptr;
+    return reinterpret_cast<Bits*>(state + place(l).open) + first;
+  }
   T* output(Index l) const { return l + 1 < depth() ? input(l + 1) : outputs(); }
   T* output_delta(Index l) const { return l + 1 < depth() ? delta(l + 1) : outputs_delta(); }
   T* outputs() const { return state + shape.output + first * shape.output_width; }

@@ -37,19 +37,28 @@ inline void transpose_block(Block<T>* rows) {
   }
 }
 
+// One square block, of which the first `rows` rows and `columns` columns are there; zeros stand for the other rows.
+template <class T>
+inline void transpose_square(const T* from, Index from_width, T* to, Index to_width, Index rows, Index columns) {
+  constexpr Index side = kBlock<T>;
+  Block<T> block[side];
+#pragma GCC unroll 8
+  for (Index i = 0; i < side; ++i) block[i] = i < rows ? load<Block<T>>(from + i * from_width) : Block<T>{};
+  transpose_block<T, kBlock<T> / 2>(block);
+#pragma GCC unroll 8
+  for (Index j = 0; j < side; ++j)
+    if (j < columns) store(to + j * to_width, block[j]);
+}
+
 template <class T>
 void transpose(const T* from, Index rows, Index from_width, T* to, Index columns, Index to_width) {
   constexpr Index side = kBlock<T>;
   for (Index r = 0; r < to_width; r += side) {  // zeros beyond the last row
     for (Index c = 0; c < columns; c += side) {
-      Block<T> block[side];
-#pragma GCC unroll 8
-      for (Index i = 0; i < side; ++i)
-        block[i] = r + i < rows ? load<Block<T>>(from + (r + i) * from_width + c) : Block<T>{};
-      transpose_block<T, kBlock<T> / 2>(block);
-#pragma GCC unroll 8
-      for (Index j = 0; j < side; ++j)
-        if (c + j < columns) store(to + (c + j) * to_width + r, block[j]);
+      const T* square = from + r * from_width + c;
+      if (r + side <= rows && c + side <= columns)
+        transpose_square(square, from_width, to + c * to_width + r, to_width, side, side);
+      else transpose_square(square, from_width, to + c * to_width + r, to_width, rows - r, columns - c);
     }
   }
 }

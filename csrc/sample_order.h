@@ -1,0 +1,59 @@
+// A task's samples in the order of their one input: neighbours open the same units (open_matmul.h).
+#pragma once
+
+#include "sign_bits.h"
+
+namespace fastmaml::FASTMAML_ISA {
+namespace {
+
+constexpr Index kMostSorted = 64;  // longer sets are ordered in runs of so many
+
+template <class T>
+struct KeyOf;
+template <>
+struct KeyOf<float> {
+  using type = std::int32_t;
+};
+template <>
+struct KeyOf<double> {
+  using type = std::int64_t;
+};
+
+// An integer of its own for each sample, in the order of the numbers but for their last bits; NaN has a place as well.
+template <class T>
+inline typename KeyOf<T>::type key_of(T value, Index sample) {
+  using Key = typename KeyOf<T>::type;
+  Key bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  bits ^= (bits >> (8 * sizeof(Key) - 1)) & static_cast<Key>(~(Key(1) << (8 * sizeof(Key) - 1)));
+  return (bits & ~static_cast<Key>(kMostSorted - 1)) | static_cast<Key>(sample);
+}
+
+// Each sample's place is the number of those before it: no branch that a processor could guess wrong, which for the few
+// samples of a task costs less than a sort.
+template <class T>
+void order_run(const T* x, Index n, Index first, Index* order) {
+  using Key = typename KeyOf<T>::type;
+  using Keys = typename VectorOf<Key, kFlagBytes>::type;
+  constexpr Index lanes = kFlagBytes / static_cast<Index>(sizeof(Key));
+  const Index vectors = (n + lanes - 1) / lanes;
+  Key keys[kMostSorted];
+  for (Index i = 0; i < n; ++i) keys[i] = key_of(x[i], i);
+  for (Index i = n; i < vectors * lanes; ++i) keys[i] = static_cast<Key>(~(Key(1) << (8 * sizeof(Key) - 1)));
+  for (Index i = 0; i < n; ++i) {
+    Keys before{};
+    for (Index v = 0; v < vectors; ++v) before -= load<Keys>(keys + v * lanes) < keys[i];
+    Key place = 0;
+    for (Index lane = 0; lane < lanes; ++lane) place += before[lane];
+    order[place] = first + i;
+  }
+}
+
+template <class T>
+void order_samples(const T* x, Index n, Index* order) {
+  for (Index first = 0; first < n; first += kMostSorted)
+    order_run(x + first, n - first < kMostSorted ? n - first : kMostSorted, first, order + first);
+}
+
+}  // namespace
+}  // namespace fastmaml::FASTMAML_ISA
