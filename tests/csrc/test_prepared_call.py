@@ -29,7 +29,7 @@ class Problem:
             *(torch.rand(T, N, 2).to(dtype), torch.rand(T, N, 1).to(dtype), None),
             *(torch.rand(T, M, 2).to(dtype), torch.rand(T, M, 1).to(dtype), None),
         )
-        self.results = (like.new_empty(()), like.new_empty(T), like.new_empty(T, M, 1))
+        self.results = (like.new_empty(()), like.new_empty(T), like.new_empty(T, M, 1), like.new_empty(3))
         self.kind = getattr(core, f"PreparedCall_{str(dtype).removeprefix('torch.')}")
         self.exchange = exchange
 
@@ -217,7 +217,7 @@ def test_who_is_not_learned_gets_none(p: Problem) -> None:
     [
         ({"parameters": ()}, "one parameter for each"),
         ({"samples": ()}, "six tensors of samples"),
-        ({"results": ()}, "three of results"),
+        ({"results": ()}, "four of results"),
         ({"inner_lr": 0}, "inner_lr must not be null"),
     ],
 )
