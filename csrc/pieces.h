@@ -34,8 +34,10 @@ void scatter(const T* flat, const Pieces<T>& pieces, bool add) {
 
 template <class T>
 void scatter_times(T scale, const T* flat, const Pieces<T>& pieces) {
-  for (std::size_t i = 0; i < pieces.at.size(); flat += pieces.counts[i++])
-    for (Index j = 0; pieces.at[i] && j < pieces.counts[i]; ++j) pieces.at[i][j] = scale * flat[j];
+  for (std::size_t i = 0; i < pieces.at.size(); flat += pieces.counts[i++]) {
+    T* to = pieces.at[i];
+    for (Index j = 0; to && j < pieces.counts[i]; ++j) to[j] = scale * flat[j];
+  }
 }
 
 // Looks at exponents, which vectorises where a sum would have to keep its order.
