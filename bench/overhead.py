@@ -1,114 +1,133 @@
-"""What Python costs beyond the one call into the compiled core, and what PyTorch alone costs in the same place."""
+"""What Python costs beyond the compiled core, and what PyTorch alone costs in the same place.
+
+OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 python -m bench.overhead --case sinusoid-1
+"""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
-from bench.contest import ours, seconds_of
-from bench.problem import Problem
+from bench.contest import seconds_of
+from bench.problem import CASES, Problem
 from bench.report import Overhead
 from fastmaml import MAML
-from fastmaml.engines import cpu
 
 
-def overheads(problem: Problem, seconds: float = 2.0, at_least: int = 5) -> list[Overhead]:
-    """Medians over calls that take so long, the `cpu` engine forced; at last of an autograd function that does nothing.
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
+    parser.add_argument("--case", nargs="+", choices=tuple(CASES), default=["sinusoid-1"])
+    parser.add_argument("--seconds", type=float, default=6.0, help="how long each case is measured")
+    options = parser.parse_args(arguments)
+    for case in options.case:
+        print(case)
+        for overhead in overheads(CASES[case](), options.seconds):
+            print(overhead.line())
 
-    That one has our inputs: what it takes is PyTorch's own share of the second.
+
+def overheads(problem: Problem, seconds: float = 6.0, at_least: int = 5) -> list[Overhead]:
+    """Medians over turns that take so long in all, the `cpu` engine forced.
+
+    In each turn each way has its call, so that all meet the same machine. The autograd function that does nothing has
+    our inputs: what it takes is PyTorch's own share of ours. It comes right after a call of the core that is not
+    followed by autograd: the caches are then as our own way through autograd finds them.
     """
-    nothing = statistics.median(_repeat(_does_nothing(problem), seconds / 4, at_least))
+    by_autograd, straight, nothing = _Ours(problem, autograd=True), _Ours(problem, autograd=False), _Nothing(problem)
+    ways = [by_autograd, straight, nothing]
+    _take_turns(ways, seconds / 10, 1)
+    for way in ways:
+        way.python.clear()
+        way.core.clear()
+    _take_turns(ways, seconds, at_least)
+    ours_alone = [mine - its for mine, its in zip(by_autograd.python, nothing.python, strict=True)]
     return [
-        _of_backward(problem, seconds, at_least),
-        _of_meta_loss(problem, seconds, at_least),
-        Overhead("an empty autograd.Function, backward", nothing, None),
+        straight.overhead(),
+        by_autograd.overhead(),
+        nothing.overhead(),
+        Overhead("meta_loss, backward, beyond the empty one", statistics.median(ours_alone), None),
     ]
 
 
-def _of_backward(problem: Problem, seconds: float, at_least: int) -> Overhead:
-    """The core itself says what it took, so that what it asks of Python counts as Python."""
-    spent: list[float] = []
-    maml = MAML(problem.network, lr=problem.lr, steps=problem.steps, loss=problem.loss, engine="cpu")
-    parameters = list(problem.network.parameters())
+class _Way:
+    """One way to gradients; `python` and `core` have the seconds of each call."""
 
-    def step() -> float:
-        for parameter in parameters:
+    def __init__(self, name: str, parameters: Iterable[Tensor]) -> None:
+        self.name = name
+        self.parameters = list(parameters)
+        self.python: list[float] = []
+        self.core: list[float] = []
+
+    def call(self) -> None:
+        for parameter in self.parameters:
             parameter.grad = None
-        taken = seconds_of(lambda: maml.backward(problem.batch))
-        prepared = maml._current().prepared
+        self.python.append(seconds_of(self.step))
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def overhead(self) -> Overhead:
+        return Overhead(self.name, statistics.median(self.python), statistics.median(self.core) if self.core else None)
+
+
+class _Ours(_Way):
+    """The core itself says what it took, so that what it asks of Python counts as Python."""
+
+    def __init__(self, problem: Problem, autograd: bool) -> None:
+        super().__init__("meta_loss, backward" if autograd else "maml.backward", problem.network.parameters())
+        self._maml = MAML(problem.network, lr=problem.lr, steps=problem.steps, loss=problem.loss, engine="cpu")
+        self._batch, self._autograd = problem.batch, autograd
+
+    def call(self) -> None:
+        super().call()
+        prepared = self._maml._current().prepared
         assert prepared is not None
-        spent.append(prepared.seconds)
-        return taken
+        self.core.append(prepared.seconds)
+        self.python[-1] -= prepared.seconds
 
-    return _overhead("maml.backward", step, spent, seconds, at_least)
-
-
-def _of_meta_loss(problem: Problem, seconds: float, at_least: int) -> Overhead:
-    """The core's entry is replaced by one that looks at the clock around it."""
-    spent: list[float] = []
-    step = ours(problem, engine="cpu", autograd=True)
-    with mock.patch.object(cpu, "_verb", _timed(cpu._verb, spent)):
-        return _overhead("meta_loss, backward", lambda: seconds_of(step), spent, seconds, at_least)
-
-
-def _overhead(name: str, step: Callable[[], float], spent: list[float], seconds: float, at_least: int) -> Overhead:
-    """Both parts in the same calls: each gives its seconds, and adds those of the core to `spent`."""
-    _repeat(step, seconds / 10, 1)
-    spent.clear()
-    totals = _repeat(step, seconds, at_least)
-    beyond = [total - inside for total, inside in zip(totals, spent, strict=True)]
-    return Overhead(name, statistics.median(beyond), statistics.median(spent))
+    def step(self) -> None:
+        if self._autograd:
+            self._maml.meta_loss(self._batch).backward()  # type: ignore[no-untyped-call]
+        else:
+            self._maml.backward(self._batch)
 
 
 class _Empty(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: tuple[Tensor], gradients: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return loss[0]
+    def forward(ctx: Any, result: tuple[Tensor, tuple[Tensor, ...]], *parameters: Tensor) -> Tensor:
+        loss, ctx.gradients = result
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.gradients
+        return None, *ctx.gradients
 
 
-def _does_nothing(problem: Problem) -> Callable[[], float]:
-    parameters = [parameter.detach().clone().requires_grad_() for parameter in problem.network.parameters()]
-    gradients = tuple(torch.ones_like(parameter) for parameter in parameters)
+class _Nothing(_Way):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__("an empty autograd.Function, backward", problem.network.parameters())
+        self._gradients = tuple(torch.ones_like(parameter) for parameter in self.parameters)
+        self._scalar = self.parameters[0].new_zeros(())
 
-    def step() -> None:
-        for parameter in parameters:
-            parameter.grad = None
-        loss: Tensor = _Empty.apply((torch.zeros(()),), gradients, *parameters)  # type: ignore[no-untyped-call]
+    def step(self) -> None:
+        result = torch.empty_like(self._scalar), self._gradients
+        loss: Tensor = _Empty.apply(result, *self.parameters)  # type: ignore[no-untyped-call]
         loss.backward()  # type: ignore[no-untyped-call]
 
-    return lambda: seconds_of(step)
 
-
-def _timed(verb: Callable[..., Callable[..., Any]], spent: list[float]) -> Callable[..., Callable[..., Any]]:
-    def timed_verb(*arguments: Any) -> Callable[..., Any]:
-        call = verb(*arguments)
-
-        def timed_call(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            answer = call(*arguments)
-            spent.append(time.perf_counter() - start)
-            return answer
-
-        return timed_call
-
-    return timed_verb
-
-
-def _repeat(call: Callable[[], float], seconds: float, at_least: int) -> list[float]:
-    """What each call says it took."""
+def _take_turns(ways: Sequence[_Way], seconds: float, at_least: int) -> None:
     end = time.perf_counter() + seconds
-    times: list[float] = []
-    while len(times) < at_least or time.perf_counter() < end:
-        times.append(call())
-    return times
+    turns = 0
+    while turns < at_least or time.perf_counter() < end:
+        for way in ways:
+            way.call()
+        turns += 1
+
+
+if __name__ == "__main__":
+    main()

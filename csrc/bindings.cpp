@@ -198,6 +198,8 @@ void bind_prepared_call(py::module_& module, const std::string& suffix) {
            py::keep_alive<1, 2>());
   call.def("takes", &Call::takes);
   call.def("accumulate", &Call::accumulate);
+  call.def("meta_gradient", &Call::meta_gradient);
+  call.def("pieces", &Call::pieces);
   call.def_property_readonly("seconds", &Call::seconds);
 }
 

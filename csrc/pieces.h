@@ -32,6 +32,14 @@ void scatter(const T* flat, const Pieces<T>& pieces, bool add) {
   }
 }
 
+template <class T>
+void scatter_times(T scale, const T* flat, const Pieces<T>& pieces) {
+  for (std::size_t i = 0; i < pieces.at.size(); flat += pieces.counts[i++]) {
+    T* to = pieces.at[i];
+    for (Index j = 0; to && j < pieces.counts[i]; ++j) to[j] = scale * flat[j];
+  }
+}
+
 // Looks at exponents, which vectorises where a sum would have to keep its order.
 template <class T>
 bool all_finite(const T* values, Index count) {

@@ -1,6 +1,6 @@
-// A meta-gradient from a network's parameters into their .grad, on meta-batches of one form; part of bindings.cpp.
-// What stays the same from call to call is worked out once, and what Python has to be asked is asked from here: of a
-// small network the questions would otherwise take longer than the answer.
+// The meta-gradient of a network's parameters on meta-batches of one form, into their .grad or for autograd to put
+// there; part of bindings.cpp. What stays the same from call to call is worked out once, and what Python has to be
+// asked is asked from here: of a small network the questions would otherwise take longer than the answer.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -14,10 +14,12 @@
 
 #include "core.h"
 #include "model.h"
+#include "parameter_gradient.h"
 #include "pieces.h"
 #include "report.h"
 #include "scratch.h"
 #include "tensor_form.h"
+#include "tensor_kind.h"
 
 namespace fastmaml {
 
@@ -32,20 +34,20 @@ class PreparedCall {
   // exchange: DLPack's table of torch.Tensor, or None. empty_like: PyTorch's. parameters: of each, itself, a tensor of
   // its form, and whether it gets a gradient. inner_lr: the address of [P], which the caller keeps alive, as it does
   // the model. samples: a tensor of the form of x, y and weights (or None) of support, then query. results: such of the
-  // mean loss [], losses [T] and outputs [T, M, ...].
+  // mean loss [], losses [T], outputs [T, M, ...] and gradient [P].
   PreparedCall(const Model& model, handle exchange, object empty_like, const tuple& parameters, std::uintptr_t inner_lr,
                bool uniform, const tuple& samples, const tuple& results)
-      : model_(model), empty_like_(std::move(empty_like)) {
+      : model_(model) {
     require(parameters.size() == model.counts.size(), "there must be one parameter for each of the model's");
-    require(samples.size() == 6 && results.size() == 3, "there must be six tensors of samples and three of results");
+    require(samples.size() == 6 && results.size() == 4, "there must be six tensors of samples and four of results");
     require(inner_lr, "inner_lr must not be null");
     const DlExchange::View view = DlExchange::view_of(exchange);
     for (handle each : parameters) {
       const auto given = each.cast<tuple>();
-      slots_.push_back({given[0], TensorForm(given[1], view), given[2].cast<bool>()});
+      slots_.push_back({given[0], Kind(given[1], view, empty_like), given[2].cast<bool>()});
     }
     for (handle each : samples) samples_.push_back(each.is_none() ? Form() : TensorForm(each, view));
-    for (handle each : results) results_.push_back({each.cast<object>(), TensorForm(each, view)});
+    for (handle each : results) results_.emplace_back(each.cast<object>(), view, empty_like);
     const auto x = samples[0].attr("shape").cast<tuple>(), query_x = samples[3].attr("shape").cast<tuple>();
     request_.tasks = x[0].cast<Index>();
     request_.support.n = x[1].cast<Index>();
@@ -66,54 +68,105 @@ class PreparedCall {
   // Instead: what `report` tells; or None, with nothing changed, where a tensor is not of the form prepared for, a hook
   // waits for a gradient, only some parameters have gradients, or the loss is not finite.
   object accumulate(const tuple& samples, Index steps, bool second_order, int threads, bool add, bool outputs) {
-    require(steps >= 1, "steps must be at least 1");
-    require(threads >= 1, "threads must be at least 1");
-    Request<T> request = request_;
-    request.steps = steps;
-    request.second_order = second_order;
-    request.threads = threads;
+    Request<T> request = asked(steps, second_order, threads);
     Places places;
-    if (!locate(samples, request) || !locate(places)) return pybind11::none();
-    const object mean = made(results_[0].example);
-    const object predictions = outputs ? made(results_[2].example) : pybind11::none();
-    Answer answer;
-    answer.mean = address(0, mean);
-    answer.outputs = outputs ? address(2, predictions) : nullptr;
-    answer.losses.resize(static_cast<std::size_t>(request.tasks));
-    object problem = compute(request, places, add, answer);
+    std::vector<const T*> parameters;
+    if (!locate(samples, request) || !locate(parameters) || !locate(places)) return pybind11::none();
+    const object mean = results_[kMean].made();
+    const object predictions = outputs ? results_[kOutputs].made() : pybind11::none();
+    const Scratch scratch(2 * gradient_bytes());
+    T* const gradient = static_cast<T*>(scratch.data());
+    request.parameters = gradient + model_.num_parameters;
+    Answer answer(request, gradient, results_[kMean].place(mean));
+    if (outputs) answer.outputs = results_[kOutputs].place(predictions);
+    bool finite = false;
+    object problem = compute(request, parameters, gradient + model_.num_parameters, answer, [&] {
+      if (!std::isfinite(*answer.mean)) return;
+      finite = all_finite(gradient, model_.num_parameters);
+      scatter(gradient, Pieces<T>{places.gradients, model_.counts}, add && !places.fresh);
+    });
     if (!problem.is_none()) return problem;
-    seconds_ = answer.seconds;
     if (!std::isfinite(*answer.mean)) return pybind11::none();
     set_fresh(places);
-    return pybind11::make_tuple(mean, answer.finite, answer.finite ? pybind11::none() : losses(answer), predictions);
+    return pybind11::make_tuple(mean, finite, finite ? pybind11::none() : losses(answer), predictions);
+  }
+
+  // The mean query loss, the gradient [P], of which those parameters that get none have no meaning, and the losses [T]
+  // and outputs where wanted; else None.
+  // Instead: what `report` tells; or None, where a tensor is not of the form prepared for, or the loss is not finite.
+  object meta_gradient(const tuple& samples, Index steps, bool second_order, int threads, bool details) {
+    Request<T> request = asked(steps, second_order, threads);
+    std::vector<const T*> parameters;
+    if (!locate(samples, request) || !locate(parameters)) return pybind11::none();
+    const object mean = results_[kMean].made(), gradient = results_[kGradient].made();
+    const object predictions = details ? results_[kOutputs].made() : pybind11::none();
+    const Scratch scratch(gradient_bytes());
+    T* const flat = static_cast<T*>(scratch.data());
+    request.parameters = flat;
+    Answer answer(request, results_[kGradient].place(gradient), results_[kMean].place(mean));
+    if (details) answer.outputs = results_[kOutputs].place(predictions);
+    object problem = compute(request, parameters, flat, answer, [] {});
+    if (!problem.is_none()) return problem;
+    if (!std::isfinite(*answer.mean)) return pybind11::none();
+    return pybind11::make_tuple(mean, gradient, details ? losses(answer) : pybind11::none(), predictions);
+  }
+
+  // A gradient [P] times scale [], as a new tensor for each parameter that gets one; None where the two are no such
+  // tensors.
+  object pieces(handle gradient, handle scale) const {
+    const T* const flat = results_[kGradient].address(gradient);
+    const T* const times = results_[kMean].address(scale);
+    if (!flat || !times) return pybind11::none();
+    std::vector<T*> at;
+    std::vector<object> made;
+    for (const Slot& slot : slots_) {
+      if (slot.learned) made.push_back(slot.kind.made());
+      at.push_back(slot.learned ? slot.kind.place(made.back()) : nullptr);
+    }
+    {
+      pybind11::gil_scoped_release release;
+      scatter_times(*times, flat, Pieces<T>{at, model_.counts});
+    }
+    tuple all(made.size());
+    for (std::size_t i = 0; i < made.size(); ++i) PyTuple_SET_ITEM(all.ptr(), i, made[i].release().ptr());
+    return std::move(all);
   }
 
   // Seconds that the core took in the last call; a benchmark takes them from the whole.
   double seconds() const { return seconds_; }
 
  private:
+  using Kind = TensorKind<T>;
+  enum Result { kMean, kLosses, kOutputs, kGradient };
   struct Slot {
     object parameter;
-    TensorForm form;
+    Kind kind;
     bool learned;
   };
-  struct Kind {
-    object example;
-    TensorForm form;
-  };
-  // Of each parameter. A gradient that is not wanted is None, at null.
+  // Gradients, one of each parameter. One that is not wanted is None, at null.
   struct Places {
-    std::vector<const T*> parameters;
     std::vector<T*> gradients;
-    std::vector<object> tensors;  // of the gradients
-    bool fresh = false;           // they have been made for this call
+    std::vector<object> tensors;
+    bool fresh = false;  // they have been made for this call
   };
   struct Answer {
-    T *mean, *outputs;
+    Answer(const Request<T>& request, T* to_gradient, T* to_mean)
+        : gradient(to_gradient), mean(to_mean), losses(static_cast<std::size_t>(request.tasks)) {}
+    T *gradient, *mean, *outputs = nullptr;
     std::vector<T> losses;
-    bool finite = false;
-    double seconds = 0;
   };
+
+  Request<T> asked(Index steps, bool second_order, int threads) const {
+    require(steps >= 1, "steps must be at least 1");
+    require(threads >= 1, "threads must be at least 1");
+    Request<T> request = request_;
+    request.steps = steps;
+    request.second_order = second_order;
+    request.threads = threads;
+    return request;
+  }
+
+  std::size_t gradient_bytes() const { return static_cast<std::size_t>(model_.num_parameters) * sizeof(T); }
 
   bool locate(const tuple& samples, Request<T>& request) const {
     void* at[6];
@@ -135,15 +188,22 @@ class PreparedCall {
     samples.weights = static_cast<const T*>(at[2]);
   }
 
+  bool locate(std::vector<const T*>& parameters) const {
+    parameters.reserve(slots_.size());
+    for (const Slot& slot : slots_) {
+      parameters.push_back(slot.kind.address(slot.parameter));
+      if (!parameters.back()) return false;
+    }
+    return true;
+  }
+
   bool locate(Places& places) const {
     std::size_t there = 0, learned = 0;
-    places.parameters.reserve(slots_.size());
     places.gradients.reserve(slots_.size());
     places.tensors.reserve(slots_.size());
     for (const Slot& slot : slots_) {
-      places.parameters.push_back(static_cast<const T*>(slot.form.address(slot.parameter.ptr())));
-      if (!places.parameters.back() || (slot.learned && is_hooked(slot.parameter))) return false;
-      places.tensors.push_back(slot.learned ? get(slot.parameter, names().grad) : pybind11::none());
+      if (slot.learned && is_hooked(slot.parameter)) return false;
+      places.tensors.push_back(slot.learned ? gradient_of(slot.parameter) : pybind11::none());
       there += !places.tensors.back().is_none();
       learned += slot.learned;
     }
@@ -152,87 +212,47 @@ class PreparedCall {
     for (std::size_t i = 0; i < slots_.size(); ++i) {
       const Slot& slot = slots_[i];
       object& gradient = places.tensors[i];
-      if (slot.learned && places.fresh) gradient = made(slot.parameter);
-      places.gradients.push_back(slot.learned ? static_cast<T*>(slot.form.address(gradient.ptr())) : nullptr);
+      if (slot.learned && places.fresh) gradient = slot.kind.made();
+      places.gradients.push_back(slot.learned ? slot.kind.address(gradient) : nullptr);
       if (slot.learned && !places.gradients.back()) return false;
     }
     return true;
   }
 
-  object compute(const Request<T>& given, const Places& places, bool add, Answer& answer) {
-    const Scratch scratch(static_cast<std::size_t>(2 * model_.num_parameters) * sizeof(T));
-    T* const flat = static_cast<T*>(scratch.data());
-    T* const gradient = flat + model_.num_parameters;
-    Request<T> request = given;
-    request.parameters = flat;
-    return without_gil([&] {
+  // flat: where parameters [P] are gathered. finish: called at the end, where there is no problem.
+  template <class Finish>
+  object compute(const Request<T>& request, const std::vector<const T*>& parameters, T* flat, Answer& answer,
+                 Finish finish) {
+    double seconds = 0;
+    object problem = without_gil([&] {
       const auto start = std::chrono::steady_clock::now();
-      gather(Pieces<const T>{places.parameters, model_.counts}, flat);
+      gather(Pieces<const T>{parameters, model_.counts}, flat);
       const Status status =
-          meta_gradient<T>(model_, request, {answer.losses.data(), gradient, nullptr, answer.outputs});
+          fastmaml::meta_gradient<T>(model_, request, {answer.losses.data(), answer.gradient, nullptr, answer.outputs});
       if (status.problem != Problem::none) return status;
       double sum = 0;
       for (T loss : answer.losses) sum += static_cast<double>(loss);
       *answer.mean = static_cast<T>(sum / static_cast<double>(request.tasks));
-      const bool counts = std::isfinite(*answer.mean);
-      answer.finite = counts && all_finite(gradient, model_.num_parameters);
-      if (counts) scatter(gradient, Pieces<T>{places.gradients, model_.counts}, add && !places.fresh);
-      answer.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      finish();
+      seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       return status;
     });
+    if (problem.is_none()) seconds_ = seconds;
+    return problem;
   }
 
   void set_fresh(const Places& places) const {
     for (std::size_t i = 0; places.fresh && i < slots_.size(); ++i)
-      if (slots_[i].learned && PyObject_SetAttr(slots_[i].parameter.ptr(), names().grad, places.tensors[i].ptr()))
-        throw pybind11::error_already_set();
+      if (slots_[i].learned) set_gradient(slots_[i].parameter, places.tensors[i]);
   }
 
   object losses(const Answer& answer) const {
-    object tensor = made(results_[1].example);
-    std::copy(answer.losses.begin(), answer.losses.end(), address(1, tensor));
+    object tensor = results_[kLosses].made();
+    std::copy(answer.losses.begin(), answer.losses.end(), results_[kLosses].place(tensor));
     return tensor;
   }
 
-  object made(const object& like) const {
-    PyObject* const arguments[] = {like.ptr()};
-    PyObject* const tensor = PyObject_Vectorcall(empty_like_.ptr(), arguments, 1, nullptr);
-    if (!tensor) throw pybind11::error_already_set();
-    return pybind11::reinterpret_steal<object>(tensor);
-  }
-
-  T* address(int result, const object& tensor) const {
-    void* at = results_[result].form.address(tensor.ptr());
-    require(at, "PyTorch has made a tensor of another form than asked for");
-    return static_cast<T*>(at);
-  }
-
-  static object get(const object& from, PyObject* name) {
-    PyObject* const value = PyObject_GetAttr(from.ptr(), name);
-    if (!value) throw pybind11::error_already_set();
-    return pybind11::reinterpret_steal<object>(value);
-  }
-
-  static bool is_hooked(const object& parameter) {
-    for (PyObject* name : {names().hooks, names().post_hooks}) {
-      const object hooks = get(parameter, name);
-      if (!hooks.is_none() && PyObject_IsTrue(hooks.ptr()) != 0) return true;
-    }
-    return false;
-  }
-
-  struct Names {
-    PyObject* grad = PyUnicode_InternFromString("grad");
-    PyObject* hooks = PyUnicode_InternFromString("_backward_hooks");
-    PyObject* post_hooks = PyUnicode_InternFromString("_post_accumulate_grad_hooks");
-  };
-  static const Names& names() {
-    static const Names instance;  // for as long as the process lives
-    return instance;
-  }
-
   const Model& model_;
-  object empty_like_;
   std::vector<Slot> slots_;
   std::vector<Form> samples_;
   std::vector<Kind> results_;

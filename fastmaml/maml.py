@@ -132,12 +132,15 @@ class MAML(nn.Module):
         batch = TaskBatch.of(batch)
         steps = self.steps if steps is None else checks.whole_number("steps", steps, 1)
         state = self._current()
-        result, loss = self._run(state, state.parameters, self.inner_lr, batch, steps)
+        loss, derivative, query_losses, outputs = self._differentiated(state, batch, steps, details)
         if torch.is_grad_enabled():
-            loss = self._wired(state, result, loss)
+            inputs = state.wired_parameters if self.inner_lr is None else [*state.wired_parameters, self.inner_lr]
+            loss = MetaLoss.wire(loss, derivative, inputs)
         if not details:
             return loss
-        return loss, Details(result.query_losses, without_padding(result.query_outputs, batch.query.weights))
+        assert query_losses is not None
+        assert outputs is not None
+        return loss, Details(query_losses, without_padding(outputs, batch.query.weights))
 
     def backward(self, batch: Any, steps: int | None = None) -> Tensor:
         """`meta_loss(batch, steps)` and its `backward()` in one: adds the meta-gradient to the parameters' `.grad`.
@@ -297,11 +300,18 @@ class MAML(nn.Module):
                 checks.check_finite(("support", batch.support), ("query", batch.query))
         return result, loss
 
-    def _wired(self, state: State, result: MetaGradient, loss: Tensor) -> Tensor:
-        """The loss, in a graph that gives the parameters their meta-gradient."""
-        inputs = state.wired_parameters if self.inner_lr is None else [*state.wired_parameters, self.inner_lr]
-        held = Computed(result.gradient, self._lr_gradient(state, result), state.parameters, state.wired)
-        return MetaLoss.wire(loss, held, inputs)
+    def _differentiated(
+        self, state: State, batch: TaskBatch, steps: int, details: bool
+    ) -> tuple[Tensor, Computed, Tensor | None, Tensor | None]:
+        """The mean query loss, its derivative, and where details are wanted the query losses and outputs."""
+        if self.inner_lr is None and state.adapts:
+            found = direct.meta_gradient(state, batch, steps, self.rule, details)
+            if found is not None:
+                computed = Computed(found.gradient, None, state.parameters, state.wired, found.pieces)
+                return found.loss, computed, found.query_losses, found.query_outputs
+        result, loss = self._run(state, state.parameters, self.inner_lr, batch, steps)
+        computed = Computed(result.gradient, self._lr_gradient(state, result), state.parameters, state.wired)
+        return loss, computed, result.query_losses, result.query_outputs
 
     def _lr(self, state: State, learned: Tensor | None) -> InnerLr:
         return state.inner_lr.fixed if learned is None else state.inner_lr.learned(learned)

@@ -73,7 +73,9 @@ class State:
         return flat
 
     def mean(self, losses: Tensor) -> Tensor:
-        """The mean of [T], at a third of the time that torch.mean takes."""
+        """The mean of [T], on CPUs to the last bit as the core gives it: summed in float64, one after the other."""
+        if losses.device.type == "cpu":
+            return (losses.cumsum(0, dtype=torch.float64)[-1] / len(losses)).to(losses.dtype)
         if len(self._share) != len(losses):
             self._share = losses.new_full(losses.shape, 1 / len(losses))
         return torch.dot(losses, self._share)

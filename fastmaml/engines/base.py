@@ -51,6 +51,25 @@ class Accumulated(NamedTuple):
     query_outputs: Tensor | None
 
 
+class Differentiated(NamedTuple):
+    """What `PreparedStep.meta_gradient` gives.
+
+    Args:
+        loss: the mean query loss [].
+        gradient: [P]; where a parameter is not meta-learned, it has no meaning.
+        query_losses: [T], and
+        query_outputs: [T, M, ...], if asked for; rows of padding hold no meaning.
+        pieces: (gradient, scale []) ↦ their product, as one new tensor for each meta-learned parameter; None where
+            scale is no plain tensor of the gradient's dtype and place.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    query_losses: Tensor | None
+    query_outputs: Tensor | None
+    pieces: Callable[[Tensor, Tensor], Sequence[Tensor] | None]
+
+
 class PreparedStep(ABC):
     """The meta-gradient of a network's own parameters on meta-batches of one form, with all else worked out before."""
 
@@ -77,6 +96,18 @@ class PreparedStep(ABC):
             None, with nothing changed, where the batch is not of the form, parameters or gradients are not contiguous
             or have changed their form, a hook on a parameter waits for a gradient, some parameters have gradients and
             some none, or the loss is not finite.
+        """
+
+    @abstractmethod
+    def meta_gradient(self, batch: TaskBatch, steps: int, rule: GradientRule, details: bool) -> Differentiated | None:
+        """The meta-gradient as one vector.
+
+        Args:
+            steps: inner steps ≥ 1.
+            details: whether query losses and outputs are wanted.
+        Returns:
+            None where the batch is not of the form, parameters are not contiguous or have changed their form, or the
+            loss is not finite.
         """
 
 

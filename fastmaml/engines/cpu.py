@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastmaml import _core
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.engines.base import Accumulated, Engine, Linearised, MetaGradient, PreparedStep
+from fastmaml.engines.base import Accumulated, Differentiated, Engine, Linearised, MetaGradient, PreparedStep
 from fastmaml.engines.core_model import core_model
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
@@ -161,7 +161,12 @@ class _PreparedStep(PreparedStep):
             self._rates.data_ptr(),
             inner_lr.uniform,
             _tensors(batch),
-            (like.new_empty(()), like.new_empty(tasks), like.new_empty(tasks, queries, plan.num_outputs or 0)),
+            (
+                like.new_empty(()),
+                like.new_empty(tasks),
+                like.new_empty(tasks, queries, plan.num_outputs or 0),
+                like.new_empty(plan.num_parameters),
+            ),
         )
 
     @property
@@ -185,6 +190,21 @@ class _PreparedStep(PreparedStep):
         if len(done) != 4:
             _raise(done, self._plan)
         return Accumulated(*done)
+
+    def meta_gradient(self, batch: TaskBatch, steps: int, rule: GradientRule, details: bool) -> Differentiated | None:
+        done = self._call.meta_gradient(_tensors(batch), steps, rule.through_steps, torch.get_num_threads(), details)
+        if done is None:
+            return None
+        if len(done) != 4:
+            _raise(done, self._plan)
+        loss, gradient, query_losses, query_outputs = done
+        return Differentiated(loss, gradient, query_losses, query_outputs, self._pieces)
+
+    def _pieces(self, gradient: Tensor, scale: Tensor) -> Sequence[Tensor] | None:
+        if scale.is_neg():  # a view of numbers with the other sign, of which the core would know nothing
+            return None
+        made: tuple[Tensor, ...] | None = self._call.pieces(gradient, scale)
+        return made
 
 
 def _tensors(batch: TaskBatch) -> tuple[Tensor | None, ...]:

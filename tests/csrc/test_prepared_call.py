@@ -29,7 +29,7 @@ class Problem:
             *(torch.rand(T, N, 2).to(dtype), torch.rand(T, N, 1).to(dtype), None),
             *(torch.rand(T, M, 2).to(dtype), torch.rand(T, M, 1).to(dtype), None),
         )
-        self.results = (like.new_empty(()), like.new_empty(T), like.new_empty(T, M, 1))
+        self.results = (like.new_empty(()), like.new_empty(T), like.new_empty(T, M, 1), like.new_empty(3))
         self.kind = getattr(core, f"PreparedCall_{str(dtype).removeprefix('torch.')}")
         self.exchange = exchange
 
@@ -77,6 +77,58 @@ def test_gradients_are_made_added_to_and_written_over(dtype: torch.dtype, exchan
     assert call.seconds > 0
 
 
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_for_autograd_is_that_which_is_accumulated(dtype: torch.dtype, exchange: Any) -> None:
+    p = Problem(exchange, dtype)
+    call = p.prepare()
+    loss, gradient, losses, outputs = call.meta_gradient(p.samples, 1, True, 2, False)
+    assert call.seconds > 0
+    assert (losses, outputs) == (None, None)
+    assert all(parameter.grad is None for parameter in p.parameters)
+    wanted, *_ = call.accumulate(p.samples, 1, True, 2, True, False)
+    assert torch.equal(loss, wanted)
+    assert torch.equal(gradient, torch.cat([parameter.grad.flatten() for parameter in p.parameters]))
+
+
+def test_details_are_given_where_wanted(p: Problem) -> None:
+    loss, _, losses, outputs = p.prepare().meta_gradient(p.samples, 1, True, 1, True)
+    torch.testing.assert_close((outputs - p.samples[4]).square().mean((1, 2)), losses)
+    torch.testing.assert_close(losses.mean(), loss)
+
+
+def test_pieces_are_the_scaled_gradient_in_memory_of_their_own(p: Problem) -> None:
+    call, gradient = p.prepare(), torch.tensor([1.0, 2, 3])
+    weight, bias = call.pieces(gradient, torch.tensor(-2.0))
+    assert weight.tolist() == [[-2, -4]]
+    assert bias.tolist() == [-6]
+    assert len({each.untyped_storage().data_ptr() for each in (weight, bias, gradient)}) == 3
+
+
+def test_pieces_are_those_of_parameters_that_are_learned(p: Problem) -> None:
+    weight, bias = p.parameters
+    call = p.prepare(parameters=((weight, torch.empty(1, 2), False), (bias, torch.empty(1), True)))
+    (piece,) = call.pieces(torch.tensor([1.0, 2, 3]), torch.tensor(2.0))
+    assert piece.tolist() == [6]
+
+
+NO_SCALES: dict[str, Any] = {
+    "dtype": torch.tensor(2.0).double(),
+    "dimension": torch.tensor([2.0]),
+    "meta": torch.tensor(2.0).to("meta"),
+    "number": 2.0,
+    "None": None,
+}
+
+
+@pytest.mark.parametrize("scale", NO_SCALES)
+def test_no_pieces_of_what_is_of_another_form(p: Problem, scale: str) -> None:
+    call = p.prepare()
+    assert call.pieces(torch.ones(3), NO_SCALES[scale]) is None
+    assert call.pieces(torch.ones(4), torch.tensor(2.0)) is None
+    assert call.pieces(torch.ones(6)[::2], torch.tensor(2.0)) is None
+
+
 def test_outputs_are_given_where_wanted(p: Problem) -> None:
     loss, _, _, outputs = p.prepare().accumulate(p.samples, 1, True, 1, True, True)
     assert outputs.shape == (T, M, 1)
@@ -104,6 +156,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(p: Problem) -> None:
         parameter.grad = torch.ones_like(parameter)
     assert call.accumulate(p.samples, 1, True, 1, False, False) is None
     assert p.parameters[0].grad.tolist() == [[1, 1]]
+    assert call.meta_gradient(p.samples, 1, True, 1, True) is None
 
 
 def strided(tensor: Tensor) -> Tensor:
@@ -137,6 +190,7 @@ def test_samples_of_another_form_are_not_taken(p: Problem, form: str, place: int
     samples[place] = OTHER_FORMS[form](samples[place])
     assert not call.takes(tuple(samples))
     assert call.accumulate(tuple(samples), 1, True, 1, True, False) is None
+    assert call.meta_gradient(tuple(samples), 1, True, 1, True) is None
     assert p.parameters[0].grad is None
     assert call.takes(p.samples)
 
@@ -153,6 +207,7 @@ def test_weights_are_taken_where_they_were_prepared_for(p: Problem) -> None:
     weights[1] = 0
     problem, name, task, *_ = call.accumulate(weighted, 1, True, 1, True, False)
     assert (problem, name, task) == ("no_weight", "support", 1)
+    assert call.meta_gradient(weighted, 1, True, 1, False)[:3] == ("no_weight", "support", 1)
 
 
 def test_dimensions_of_size_one_may_have_any_stride(p: Problem) -> None:
@@ -174,6 +229,7 @@ def test_parameters_are_looked_at_anew(p: Problem, change: str) -> None:
     call, weight = p.prepare(), p.parameters[0]
     weight.data = CHANGES[change](weight)
     assert call.accumulate(p.samples, 1, True, 1, True, False) is None
+    assert call.meta_gradient(p.samples, 1, True, 1, False) is None
 
 
 def test_parameters_elsewhere_are_not_taken(p: Problem) -> None:
@@ -217,7 +273,7 @@ def test_who_is_not_learned_gets_none(p: Problem) -> None:
     [
         ({"parameters": ()}, "one parameter for each"),
         ({"samples": ()}, "six tensors of samples"),
-        ({"results": ()}, "three of results"),
+        ({"results": ()}, "four of results"),
         ({"inner_lr": 0}, "inner_lr must not be null"),
     ],
 )
@@ -232,6 +288,8 @@ def test_numbers_out_of_range_are_refused(p: Problem) -> None:
         call.accumulate(p.samples, 0, True, 1, True, False)
     with pytest.raises(ValueError, match="threads must be at least 1"):
         call.accumulate(p.samples, 1, True, 0, True, False)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        call.meta_gradient(p.samples, 0, True, 1, False)
 
 
 def test_an_error_while_tensors_are_made_is_passed_on(p: Problem) -> None:

@@ -1,0 +1,46 @@
+// Tensors that PyTorch is asked to make, all like one another, part of bindings.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <utility>
+
+#include "model.h"
+#include "tensor_form.h"
+
+namespace fastmaml {
+
+template <class T>
+class TensorKind {
+  using object = pybind11::object;
+
+ public:
+  // example: one of them. empty_like: PyTorch's.
+  TensorKind(object example, DlExchange::View view, object empty_like)
+      : example_(std::move(example)), form_(example_, view), empty_like_(std::move(empty_like)) {}
+
+  // A new one, which nobody else holds.
+  object made() const {
+    PyObject* const arguments[] = {example_.ptr()};
+    PyObject* const tensor = PyObject_Vectorcall(empty_like_.ptr(), arguments, 1, nullptr);
+    if (!tensor) throw pybind11::error_already_set();
+    return pybind11::reinterpret_steal<object>(tensor);
+  }
+
+  // Where the numbers of a tensor are; null for one that is not of this kind.
+  T* address(pybind11::handle tensor) const { return static_cast<T*>(form_.address(tensor.ptr())); }
+
+  // Where those of a new one are to go.
+  T* place(pybind11::handle made) const {
+    T* const at = address(made);
+    require(at, "PyTorch has made a tensor of another form than asked for");
+    return at;
+  }
+
+ private:
+  object example_;
+  TensorForm form_;
+  object empty_like_;
+};
+
+}  // namespace fastmaml
