@@ -10,12 +10,12 @@ import torch
 
 from fastmaml import checkpoint
 from fastmaml.fused_adam import FusedAdam
-from fastmaml.recipes import SinusoidRecipe
+from fastmaml.recipes import RECIPES, SinusoidRecipe
 from fastmaml.recipes.decay import linear_decay
 from fastmaml.recipes.run import CHECKPOINTS, fit, train
 from tests.training import Hooked, adam, parameters, regression, same
 
-TINY = SinusoidRecipe(iterations=9, meta_batch=2, checkpoint_every=2, meta_lr_decay=0.5)
+TINY = SinusoidRecipe(iterations=9, meta_batch=2, checkpoint_every=2, meta_lr=1e-3, meta_lr_decay=0.5)
 
 
 def rates(optimizer, iterations, share):
@@ -61,6 +61,10 @@ def test_another_share_is_refused_with_what_to_give(share):
         linear_decay(adam(regression()), 10, share)
     with pytest.raises(ValueError, match=allowed):
         SinusoidRecipe(meta_lr_decay=share)
+
+
+def test_no_recipe_has_it_by_default():
+    assert not any(recipe.meta_lr_decay for recipe in RECIPES.values())
 
 
 def test_a_recipes_training_follows_it(tmp_path):
