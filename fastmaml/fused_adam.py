@@ -29,7 +29,7 @@ class FusedAdam:
     def step(self) -> bool:
         """Takes the step; False, with nothing done, where `optimizer.step()` has to do it."""
         optimizer = self.optimizer
-        if type(optimizer) is not Adam or "step" in optimizer.__dict__ or is_hooked(optimizer):
+        if type(optimizer) is not Adam or not _is_own_step(optimizer) or is_hooked(optimizer):
             return False
         lists = self._collected
         if lists is None or optimizer.state is not lists.state or optimizer.param_groups is not lists.groups:
@@ -41,6 +41,7 @@ class FusedAdam:
             return False
         with one_thread() if lists.elements <= _SMALL else nullcontext():
             lists.run(gradients)
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # a scheduler warns where no step came before its own
         return True
 
 
@@ -100,6 +101,12 @@ def _is_plain(groups: list[dict[str, Any]]) -> bool:
     if len(groups) != 1 or not group["fused"] or not isinstance(group["lr"], float):
         return False
     return not any(group.get(name) for name in others)
+
+
+def _is_own_step(optimizer: Optimizer) -> bool:
+    """Whether `step` is Adam's. A scheduler puts its own in front, which but notes that it was called."""
+    step = optimizer.__dict__.get("step")
+    return step is None or (hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is Adam.step)
 
 
 def is_hooked(optimizer: Optimizer) -> bool:

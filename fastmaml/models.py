@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -22,10 +23,9 @@ def mlp(
     batch_norm: bool = False,
     eps: float = 1e-3,
     generator: torch.Generator | None = None,
+    initial_weights: str = "authors",
 ) -> nn.Sequential:
     """A fully connected network: linear1, (norm1,) activation1, …, and a linear layer without activation.
-
-    Weights start as the authors' code has them: normal with σ = 0.01, truncated at 2σ, biases zero.
 
     Batch norm always takes the statistics of the batch at hand, at test too, and has a learned shift but no
     scale (its weight is frozen at 1), as in the authors' code. The linear layer before it has no bias: the
@@ -39,19 +39,23 @@ def mlp(
         eps: added to the batch norm's variance. TensorFlow's 1e-3, which the authors had, matters: the
             weights start so small that variances are of this size; PyTorch's default is 1e-5.
         generator: draws the weights; torch's global one by default.
+        initial_weights: "authors", as their code: normal with σ = 0.01, truncated at 2σ, biases zero; or "torch", as
+            nn.Linear: weights and biases uniform within ±1/√inputs.
 
     Raises:
-        ValueError: fewer than two sizes, or one below 1.
+        ValueError: fewer than two sizes, or one below 1; other initial weights.
     """
+    if initial_weights not in _DRAW:
+        raise ValueError(f"initial_weights={initial_weights!r}: choose one of {', '.join(_DRAW)}")
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes={list(sizes)}: give inputs, hidden widths and outputs, each at least 1")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (inputs, outputs) in enumerate(pairwise(sizes[:-1]), start=1):
-        layers[f"linear{number}"] = _linear(inputs, outputs, not batch_norm, generator)
+        layers[f"linear{number}"] = _linear(inputs, outputs, not batch_norm, generator, initial_weights)
         if batch_norm:
             layers[f"norm{number}"] = _shift_only_norm(outputs, eps)
         layers[f"activation{number}"] = activation()
-    layers[f"linear{len(sizes) - 1}"] = _linear(sizes[-2], sizes[-1], True, generator)
+    layers[f"linear{len(sizes) - 1}"] = _linear(sizes[-2], sizes[-1], True, generator, initial_weights)
     return nn.Sequential(layers)
 
 
@@ -62,13 +66,18 @@ class SinusoidMLP(nn.Module):
         hidden: widths of the hidden layers.
         inputs: 1, or 3 for the oracle, which is also given the amplitude and the phase.
         generator: draws the weights; torch's global one by default.
+        initial_weights: as `mlp` has them.
     """
 
     def __init__(
-        self, hidden: Sequence[int] = (40, 40), inputs: int = 1, generator: torch.Generator | None = None
+        self,
+        hidden: Sequence[int] = (40, 40),
+        inputs: int = 1,
+        generator: torch.Generator | None = None,
+        initial_weights: str = "authors",
     ) -> None:
         super().__init__()
-        self.layers = mlp((inputs, *hidden, 1), generator=generator)
+        self.layers = mlp((inputs, *hidden, 1), generator=generator, initial_weights=initial_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -222,12 +231,29 @@ def _image_norm(channels: int, eps: float, affine: bool) -> nn.BatchNorm2d:
     return norm
 
 
-def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator | None) -> nn.Linear:
+def _linear(
+    inputs: int, outputs: int, bias: bool, generator: torch.Generator | None, initial_weights: str = "authors"
+) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias, device="meta").to_empty(device="cpu")  # draws no numbers yet
-    nn.init.trunc_normal_(layer.weight, std=WEIGHT_STD, a=-2 * WEIGHT_STD, b=2 * WEIGHT_STD, generator=generator)
-    if bias:
-        nn.init.zeros_(layer.bias)
+    _DRAW[initial_weights](layer, generator)
     return layer
+
+
+def _draw_as_authors(layer: nn.Linear, generator: torch.Generator | None) -> None:
+    nn.init.trunc_normal_(layer.weight, std=WEIGHT_STD, a=-2 * WEIGHT_STD, b=2 * WEIGHT_STD, generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _draw_as_torch(layer: nn.Linear, generator: torch.Generator | None) -> None:
+    """The numbers of nn.Linear.reset_parameters, which takes no generator."""
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    if layer.bias is not None:
+        bound = 1 / math.sqrt(layer.in_features)
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+_DRAW = {"authors": _draw_as_authors, "torch": _draw_as_torch}
 
 
 def _shift_only_norm(features: int, eps: float) -> nn.BatchNorm1d:

@@ -146,6 +146,7 @@ def test_every_option_can_be_set():
     [
         (["train", "sinusoid", "--meta-batch", "0"], "--meta-batch 0: must be at least 1"),
         (["train", "sinusoid", "--inner-lr", "-1"], "--inner-lr -1.0: must be at least 0"),
+        (["train", "omniglot-mlp", "--meta-lr-decay", "30"], "--meta-lr-decay 30.0: must be from 0 to 1"),
         (["train", "sinusoid", "--threads", "0"], "--threads 0: must be at least 1"),
         (["train", "omniglot-mlp", "--data", "nowhere-at-all"], "nowhere-at-all is not a folder"),
         (["evaluate", "no-such-run"], "no-such-run does not exist"),
@@ -166,6 +167,7 @@ def test_user_errors_are_one_sentence(arguments, message, tmp_path, capsys, monk
     ("arguments", "message"),
     [
         (["train", "sinusoid", "--meta-batch", "many"], "invalid int value: 'many'"),
+        (["train", "sinusoid", "--meta-lr-decay", "cosine"], "invalid float value: 'cosine'"),
         (["train", "sinusoid", "--engine", "warp"], "invalid choice: 'warp'"),
         (["train", "mnist"], "invalid choice: 'mnist'"),
         ([], "arguments are required: COMMAND"),

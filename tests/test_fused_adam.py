@@ -67,11 +67,25 @@ def scheduled(model):
     return optimizer
 
 
+def test_a_scheduler_does_not_keep_it_from_the_step(pair):
+    one, two = pair
+    assert assert_equal_runs((one, scheduled(one)), (two, scheduled(two))) == 4
+
+
+def replaced(model):
+    """Someone's own step, behind that which a scheduler puts in front."""
+    optimizer = adam(model)
+    real = optimizer.step.__func__
+    optimizer.step = (lambda self, closure=None: real(self, closure)).__get__(optimizer)
+    torch.optim.lr_scheduler.ConstantLR(optimizer)
+    return optimizer
+
+
 @pytest.mark.parametrize(
     "make",
     [
         hooked,
-        scheduled,
+        replaced,
         lambda model: adam(model, amsgrad=True),
         lambda model: adam(model, maximize=True),
         lambda model: torch.optim.Adam(model.parameters(), lr=0.01),

@@ -56,6 +56,21 @@ def test_first_weights_are_the_authors(model):
                 assert abs(parameter.mean().item()) < 0.001
 
 
+def test_first_weights_may_be_those_of_torchs_layers():
+    model = SinusoidMLP(generator=seeded(3), initial_weights="torch")
+    torch.manual_seed(3)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            theirs = nn.Linear(layer.in_features, layer.out_features)
+            assert torch.equal(layer.weight, theirs.weight)
+            assert torch.equal(layer.bias, theirs.bias)
+
+
+def test_other_first_weights_are_refused():
+    with pytest.raises(ValueError, match="initial_weights='zero': choose one of authors, torch"):
+        SinusoidMLP(initial_weights="zero")
+
+
 def test_batch_norm_has_a_shift_and_no_scale():
     norms = [module for module in OmniglotMLP().modules() if isinstance(module, nn.BatchNorm1d)]
     assert len(norms) == 4

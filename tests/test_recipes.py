@@ -21,11 +21,17 @@ TINY = SinusoidRecipe(iterations=6, test_tasks=8, test_steps=2, checkpoint_every
 def test_sinusoid_is_the_papers():
     recipe = SinusoidRecipe()
     assert (recipe.iterations, recipe.meta_batch, recipe.shots, recipe.train_steps) == (70_000, 25, 10, 1)
-    assert (recipe.inner_lr, recipe.meta_lr) == (0.002, 1e-3)
+    assert (recipe.inner_lr, recipe.meta_lr, recipe.meta_lr_decay) == (0.002, 1e-3, 0.0)
     batch = recipe.train_source().sample(25, torch.Generator())
     assert batch.support.x.shape == batch.query.x.shape == (25, 10, 1)
     shapes = [tuple(p.shape) for p in recipe.model().parameters()]
     assert shapes == [(40, 1), (40,), (40, 40), (40,), (1, 40), (1,)]
+
+
+def test_the_sinusoid_starts_from_torchs_weights_or_the_authors():
+    assert SinusoidRecipe().model().layers.linear1.weight.abs().max() > 0.5
+    authors = SinusoidRecipe(initial_weights="authors")
+    assert authors.model().layers.linear1.weight.abs().max() <= 0.02
 
 
 def test_omniglot_is_the_papers_in_mean_reduction():

@@ -13,6 +13,7 @@ from torch import nn
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.inner_lr import LearnLr
 from fastmaml.maml import MAML
+from fastmaml.recipes.decay import check_share
 from fastmaml.recipes.options import check, check_device, option
 from fastmaml.tasks import TaskSource
 
@@ -49,6 +50,9 @@ class Recipe(ABC):
     train_steps: int = option(1, "inner steps in training", minimum=1)
     test_steps: int = option(10, "inner steps at test; every number from 0 to it is judged", minimum=1)
     meta_lr: float = option(1e-3, "step size of Adam", minimum=0.0)
+    meta_lr_decay: float = option(
+        0.0, "share of the iterations, at the end, over which the step size of Adam falls linearly to 0; 0: constant"
+    )
     rule: str = option("second-order", "how the meta-gradient is taken", choices=tuple(RULES))
     engine: str = option("auto", "what executes the inner loop", choices=ENGINES)
     device: str = option("cpu", "where to train and judge: cpu, or cuda for a GPU; the tasks are drawn there too")
@@ -62,6 +66,7 @@ class Recipe(ABC):
 
     def __post_init__(self) -> None:
         check(self)
+        check_share(self.meta_lr_decay)
         check_device(self.device)
 
     @abstractmethod

@@ -127,9 +127,13 @@ def _oracle(recipe: RegressionFigure, folder: Path, progress: Progress) -> Metho
 
 
 def _regress(recipe: RegressionFigure, folder: Path, progress: Progress, oracle: bool) -> SinusoidMLP:
-    """A network trained on as many meta-batches of as many points as MAML is, by the same Adam."""
+    """A network trained on as many meta-batches of as many points as MAML is.
+
+    It starts from the same weights, and the same Adam with the same schedule of its step size trains it, so that what
+    sets MAML apart is the adaptation alone.
+    """
     check_folder(folder, recipe)
-    model = SinusoidMLP(inputs=3 if oracle else 1, generator=recipe.generator())
+    model = recipe.network(inputs=3 if oracle else 1)
     source = regression_source(recipe.shots, oracle)
     maml = ordinary_regression(model.to(recipe.device), recipe.engine)
     _, result = fit(recipe, maml, source, folder, **progress.options)

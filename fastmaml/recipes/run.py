@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import nn
 
 from fastmaml import checkpoint
 from fastmaml.evaluation import Evaluation, evaluate
 from fastmaml.maml import MAML
 from fastmaml.recipes.base import Recipe
+from fastmaml.recipes.decay import linear_decay
 from fastmaml.tasks import TaskSource
 from fastmaml.trainer import Trainer, TrainResult, Validation
 
@@ -56,11 +58,11 @@ def train(recipe: Recipe, folder: Path, **options: Any) -> tuple[MAML, TrainResu
 def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options: Any) -> tuple[MAML, TrainResult]:
     """Train any MAML on any source with the outer loop of a recipe."""
     learned = [parameter for parameter in maml.parameters() if parameter.requires_grad]
-    device = learned[0].device
+    optimizer = _adam(recipe, learned)
     trainer = Trainer(
         maml,
-        drawn_on(device, source),
-        torch.optim.Adam(learned, lr=recipe.meta_lr, fused=True, capturable=device.type == "cuda"),
+        drawn_on(learned[0].device, source),
+        optimizer,
         meta_batch=recipe.meta_batch,
         iterations=recipe.iterations,
         seed=recipe.seed,
@@ -68,9 +70,18 @@ def fit(recipe: Recipe, maml: MAML, source: TaskSource, folder: Path, **options:
         checkpoint_every=recipe.checkpoint_every,
         config=description(recipe),
         clip_value=recipe.clip_value,
+        scheduler=linear_decay(optimizer, recipe.iterations, recipe.meta_lr_decay),
         **options,
     )
     return maml, trainer.run()
+
+
+def _adam(recipe: Recipe, learned: list[nn.Parameter]) -> torch.optim.Adam:
+    device = learned[0].device
+    on_gpu = device.type == "cuda"
+    # a captured step reads a step size that changes from the device's memory
+    lr = torch.tensor(recipe.meta_lr, device=device) if on_gpu and recipe.meta_lr_decay else recipe.meta_lr
+    return torch.optim.Adam(learned, lr=lr, fused=True, capturable=on_gpu)
 
 
 def drawn_on(device: torch.device, source: TaskSource) -> TaskSource:
@@ -97,11 +108,15 @@ def description(recipe: Described) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, recipe: Described) -> None:
-    """Raises ValueError, naming the option, where the folder holds a run of something else."""
+    """Raises ValueError, naming the option, where the folder holds a run of something else.
+
+    Where the meta step size falls towards the last iteration, that has to be the same one too.
+    """
     found = checkpoint.numbered(folder / CHECKPOINTS)
     saved: Mapping[str, Any] = checkpoint.load(found[-1]).get("config", {}) if found else {}
     own = description(recipe)
-    for key in saved.keys() - _FREE:
+    free = _FREE - {"iterations"} if saved.get("meta_lr_decay") else _FREE
+    for key in saved.keys() - free:
         if own.get(key) != saved[key]:
             raise ValueError(
                 f"{folder} holds a run with {key}={saved[key]!r}, and now {key}={own.get(key)!r} is asked for; "
