@@ -92,7 +92,8 @@ constexpr Index kGramPiece = 16;      // rows of the Gram layer's gradient made 
 template <class T>
 struct Kernels {
   void (*prepare)(const Call<T>&, T* workspace);
-  void (*transpose)(const Call<T>&);
+  void (*pack_shared)(const Call<T>&);
+  void (*unpack_mean)(const Call<T>&, const T* total, T* gradient);
   Status (*meta_gradient)(const Call<T>&, T* workspace, Index task);
   Status (*adapt)(const Call<T>&, T* workspace, Index task);
   Status (*predict)(const Call<T>&, T* workspace, Index task);

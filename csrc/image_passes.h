@@ -93,14 +93,16 @@ void image_tangent_gradient(const Sweep<T>& s, const Sweep<T>& d, Index l, const
 }
 
 template <class T>
+void transpose_any(const Layer& layer, const LayerPlace<T>& p, const T* packed, T* transposed) {
+  if (layer.kind == Kind::linear) transpose_layer(layer, p, packed, transposed);
+  if (layer.kind == Kind::conv && p.has_transposed)
+    transpose_conv(layer, p, packed + p.weight, transposed + p.transposed);
+}
+
+template <class T>
 void transpose_parameters(const Network& network, const Shape<T>& shape, const T* packed, T* transposed) {
   const Timed timed("transpose", kNoLayer, 0);
-  transpose_weights(network, shape, packed, transposed);
-  for (Index l = 0; l < network.depth; ++l) {
-    const LayerPlace<T>& p = shape.places[l];
-    if (network.layers[l].kind == Kind::conv && p.has_transposed)
-      transpose_conv(network.layers[l], p, packed + p.weight, transposed + p.transposed);
-  }
+  for (Index l = 0; l < network.depth; ++l) transpose_any(network.layers[l], shape.places[l], packed, transposed);
 }
 
 template <class T>

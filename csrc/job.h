@@ -212,9 +212,9 @@ class Job {
 
   // The mean over tasks, back in the user's order.
   void write_mean(const T* total, T* user) {
-    const T scale = T(1) / static_cast<T>(call_.tasks);
-    unpack(call_.network, call_.shape, total, scale, user);
+    kernels<T>().unpack_mean(call_, total, user);
     if (!call_.shape.gram) return;
+    const T scale = T(1) / static_cast<T>(call_.tasks);
     const Layer& layer = layers_[0];
     for (Index o = 0; o < layer.out; ++o) {
       const T* row = call_.gram_total + o * places_[0].input_width;
@@ -262,10 +262,7 @@ class Job {
   }
 
   void fill() {
-    if (request_.shared) {
-      pack(call_.network, call_.shape, request_.parameters, call_.theta);
-      kernels<T>().transpose(call_);
-    }
+    if (request_.shared) kernels<T>().pack_shared(call_);
     take_inner_lr(call_, request_.inner_lr);
     if (call_.shape.gram) fill_gram();
   }

@@ -112,6 +112,14 @@ void linear_backward(const Sweep<T>& s, Index l) {
   propagate(s, l, adjoints, &s.theta, &s.transposed, 1, s.delta(l));
 }
 
+// inputs^T adjoints, summed over samples
+template <class T>
+Term<T> gradient_term(const Sweep<T>& s, Index l, const T* inputs, const T* adjoints) {
+  const LayerPlace<T>& p = s.place(l);
+  if (s.layer(l).layout == Layout::outputs_in_lanes) return {inputs, 1, p.input_width, adjoints, p.output_width, s.n};
+  return {adjoints, 1, p.output_width, inputs, p.input_width, s.n};
+}
+
 // sum over i of inputs[i]^T adjoints[i] into the destination
 template <class T>
 void weight_gradient(const Sweep<T>& s, Index l, const T* const* inputs, const T* const* adjoints, int pairs,
@@ -120,9 +128,7 @@ void weight_gradient(const Sweep<T>& s, Index l, const T* const* inputs, const T
   const LayerPlace<T>& p = s.place(l);
   Term<T> terms[2];
   const bool outputs = layer.layout == Layout::outputs_in_lanes;
-  for (int i = 0; i < pairs; ++i)
-    terms[i] = outputs ? Term<T>{inputs[i], 1, p.input_width, adjoints[i], p.output_width, s.n}
-                       : Term<T>{adjoints[i], 1, p.output_width, inputs[i], p.input_width, s.n};
+  for (int i = 0; i < pairs; ++i) terms[i] = gradient_term(s, l, inputs[i], adjoints[i]);
   Output<T> out{to.out + p.weight, p.packed_width};
   if (to.base) {
     out.finish = to.by ? Finish::weighted_update : to.scale == T(1) ? Finish::update : Finish::scaled_update;

@@ -123,7 +123,9 @@ void multiply_inputs(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T
   const Index width = s.place(l).input_width, depth = whole_vectors<T>(layer.in + 1);
   const T weight = block.step.inner_lr[layer.weight];  // a column of ones has put a 1 into each, for the bias
   const T shift = layer.bias >= 0 ? weight - block.step.inner_lr[layer.bias] : T(0);
-  row_products<T>(q.n, s.n, {q.input(l), width, s.input(l), width, depth, -weight, shift, products, block.step.stride});
+  row_products<T>(q.n, s.n,
+                  {q.input(l), width, s.input(l), width, depth, -weight, shift, products, block.step.stride, q.open(l),
+                   s.open(l), layer.bias >= 0 ? layer.in : -1});
 }
 
 // R of a layer
@@ -132,8 +134,9 @@ void multiply_adjoints(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep
   const Timed timed("adjoint products", l, q.n);
   const Index width = s.place(l).output_width, depth = whole_vectors<T>(s.layer(l).out);
   const T scale = -block.step.inner_lr[s.layer(l).weight];
-  row_products<T>(
-      q.n, s.n, {q.output_delta(l), width, s.output_delta(l), width, depth, scale, T(0), products, block.step.stride});
+  row_products<T>(q.n, s.n,
+                  {q.output_delta(l), width, s.output_delta(l), width, depth, scale, T(0), products, block.step.stride,
+                   q.open(l + 1), s.open(l + 1)});
 }
 
 // ---- layers with weights of their own ----
@@ -263,13 +266,11 @@ void block_gradient(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>
   const bool outputs = layer.layout == Layout::outputs_in_lanes;
   Term<T> terms[3];
   int count = 0;
-  const auto add = [&](const T* x, const T* adjoint, Index n) {
-    terms[count++] = outputs ? Term<T>{x, 1, p.input_width, adjoint, p.output_width, n}
-                             : Term<T>{adjoint, 1, p.output_width, x, p.input_width, n};
-  };
-  add(q.input(l), q.output_delta(l), q.n);
-  if (block.call.second_order) add(s.input(l), d.output_delta(l), s.n);
-  if (block.call.second_order && l > 0) add(d.input(l), s.output_delta(l), s.n);
+  terms[count++] = gradient_term(q, l, q.input(l), q.output_delta(l));
+  if (block.call.second_order) {
+    terms[count++] = gradient_term(s, l, s.input(l), d.output_delta(l));
+    if (l > 0) terms[count++] = gradient_term(s, l, d.input(l), s.output_delta(l));
+  }
   const Index columns = whole_vectors<T>(outputs ? layer.out : layer.in + 1);
   matmul(p.packed_rows, columns, terms, count, Output<T>{lambda + p.weight, p.packed_width});
 }
@@ -389,8 +390,7 @@ void one_step_prepare(const OneStepCall<T>& step, T* space) {
 template <class T>
 Status one_step(const OneStepCall<T>& step, T* space, Index index) {
   const Call<T>& call = step.call;
-  const Index first = step.first_task(index);
-  const TaskBlock<T> block{step, call, space, first, step.first_task(index + 1) - first};
+  const TaskBlock<T> block{step, call, space, step.first[index], step.first[index + 1] - step.first[index]};
   Status status;
   for (int set = 0; set < 2; ++set)
     if (!gather_block(block, set, status)) return status;

@@ -19,8 +19,7 @@ struct OneStepCall {
   Index fast = 0, direction = 0;  // packed parameters of one task, of the layers that have their own
   Index fast_transposed = 0, direction_transposed = 0;
 
-  // The first blocks have a task more than the last ones, so that threads end together.
-  Index first_task(Index block) const { return (block * call.tasks + call.parts - 1) / call.parts; }
+  const Index* first = nullptr;  // task of each block [parts + 1]
 };
 
 }  // namespace fastmaml

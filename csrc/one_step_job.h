@@ -47,9 +47,11 @@ class OneStepJob {
     call.sets[1] = request.query;
     call.second_order = request.second_order;
     step_.inner_lr = request.inner_lr;
-    const Index rows = request.tasks * std::max(request.support.n, request.query.n);
-    call.parts = std::min(request.tasks, (rows + kBlockRows - 1) / kBlockRows);
-    const Index most = (request.tasks + call.parts - 1) / call.parts;
+    const Index samples = std::max(request.support.n, request.query.n);
+    const Index most = std::clamp<Index>(kBlockRows / samples, 1, request.tasks);
+    divide(request.tasks, most);
+    call.parts = static_cast<Index>(first_.size()) - 1;
+    step_.first = first_.data();
     call.shape = make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1,
                                false, can_skip(call.network, request));
     threads_ = static_cast<int>(std::min<Index>(request.threads, call.parts));
@@ -59,8 +61,8 @@ class OneStepJob {
     place_workspace();
     allocate();
     take_inner_lr(call, request.inner_lr);
-    pack(call.network, call.shape, request.parameters, call.theta);
-    kernels<T>().transpose(call);
+    call.parameters = request.parameters;
+    kernels<T>().pack_shared(call);
   }
 
   Call<T>& call() { return step_.call; }
@@ -77,11 +79,18 @@ class OneStepJob {
     Call<T>& call = step_.call;
     const Index pieces = (call.shape.packed + kReducePiece - 1) / kReducePiece;
     for (Index piece = 0; piece < pieces; ++piece) kernels<T>().reduce(call, piece);
-    unpack(call.network, call.shape, call.total, T(1) / static_cast<T>(call.tasks), gradient);
+    kernels<T>().unpack_mean(call, call.total, gradient);
   }
 
  private:
   T* workspace(int thread) const { return workspaces_ + thread * step_.call.space.size; }
+
+  // Blocks of `most` tasks, and smaller ones towards the end, so that threads end together.
+  void divide(Index tasks, Index most) {
+    first_.push_back(0);
+    while (first_.back() < tasks)
+      first_.push_back(first_.back() + std::clamp<Index>((tasks - first_.back() + 3) / 4, 1, most));
+  }
 
   void place_workspace() {
     Places<T> places;
@@ -124,6 +133,7 @@ class OneStepJob {
   std::vector<Layer> layers_;
   std::vector<LayerPlace<T>> places_;
   std::vector<char> by_products_;
+  std::vector<Index> first_;
   OneStepCall<T> step_;
   int threads_ = 1;
   std::unique_ptr<Scratch> scratch_;

@@ -42,20 +42,21 @@ FASTMAML_INLINE static void visit_conv(const Layer& layer, const LayerPlace<T>& 
 }
 
 template <class T, class Visit>
-FASTMAML_INLINE static void visit_parameters(const Network& network, const Shape<T>& shape, Visit visit) {
-  for (Index l = 0; l < network.depth; ++l) {
-    const Layer& layer = network.layers[l];
-    const LayerPlace<T>& place = shape.places[l];
-    if (layer.kind == Kind::linear) visit_linear(layer, place, visit);
-    if (layer.kind == Kind::conv) visit_conv(layer, place, visit);
-    if (layer.kind == Kind::append)
-      for (Index c = 0; c < layer.out - layer.in; ++c) visit(layer.bias + c, place.shift + c);
-    if (layer.kind != Kind::batch_norm) continue;
-    for (Index c = 0; c < layer.out; ++c) {
-      if (layer.weight >= 0) visit(layer.weight + c, place.scale + c);
-      if (layer.bias >= 0) visit(layer.bias + c, place.shift + c);
-    }
+FASTMAML_INLINE static void visit_layer(const Layer& layer, const LayerPlace<T>& place, Visit visit) {
+  if (layer.kind == Kind::linear) visit_linear(layer, place, visit);
+  if (layer.kind == Kind::conv) visit_conv(layer, place, visit);
+  if (layer.kind == Kind::append)
+    for (Index c = 0; c < layer.out - layer.in; ++c) visit(layer.bias + c, place.shift + c);
+  if (layer.kind != Kind::batch_norm) return;
+  for (Index c = 0; c < layer.out; ++c) {
+    if (layer.weight >= 0) visit(layer.weight + c, place.scale + c);
+    if (layer.bias >= 0) visit(layer.bias + c, place.shift + c);
   }
+}
+
+template <class T, class Visit>
+FASTMAML_INLINE static void visit_parameters(const Network& network, const Shape<T>& shape, Visit visit) {
+  for (Index l = 0; l < network.depth; ++l) visit_layer(network.layers[l], shape.places[l], visit);
 }
 
 template <class T>

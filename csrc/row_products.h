@@ -43,13 +43,31 @@ struct RowProducts {
   T scale, shift;
   T* out;
   Index out_row;
+  const Bits *open_a = nullptr, *open_b = nullptr;  // of each row: which of its numbers may differ from zero
+  Index ones = -1;  // a column of both that holds a one, of which the bits do not speak and on which `shift` counts
 };
+
+// Whether the rows of a tile are closed to each other, but for the column of ones.
+template <class T>
+bool are_apart(const RowProducts<T>& p, Index row, Index rows, Index column, Index columns) {
+  if (!p.open_a || !p.open_b) return false;
+  Bits left = 0, right = 0;
+  for (Index r = 0; r < rows; ++r) left |= p.open_a[row + r];
+  for (Index c = 0; c < columns; ++c) right |= p.open_b[column + c];
+  return !(left & right);
+}
 
 template <class T, int R, int C>
 void product_tile(const RowProducts<T>& p, Index row, Index column) {
   constexpr int lanes = kLanes<T>, folds = (R * C + lanes - 1) / lanes;
   const T* a = p.a + row * p.a_row;
   const T* b = p.b + column * p.b_row;
+  if (are_apart(p, row, R, column, C)) {
+    const T product = p.ones >= 0 ? p.shift + p.scale : p.shift;
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) p.out[(row + r) * p.out_row + column + c] = product;
+    return;
+  }
   Wide<T> sums[folds * lanes] = {};
   for (Index d = 0; d < p.depth; d += lanes) {
     Wide<T> left[R];

@@ -8,21 +8,10 @@ namespace {
 
 constexpr Index kMostSorted = 64;  // longer sets are ordered in runs of so many
 
-template <class T>
-struct KeyOf;
-template <>
-struct KeyOf<float> {
-  using type = std::int32_t;
-};
-template <>
-struct KeyOf<double> {
-  using type = std::int64_t;
-};
-
 // An integer of its own for each sample, in the order of the numbers but for their last bits; NaN has a place as well.
 template <class T>
-inline typename KeyOf<T>::type key_of(T value, Index sample) {
-  using Key = typename KeyOf<T>::type;
+inline Whole<T> key_of(T value, Index sample) {
+  using Key = Whole<T>;
   Key bits;
   __builtin_memcpy(&bits, &value, sizeof(bits));
   bits ^= (bits >> (8 * sizeof(Key) - 1)) & static_cast<Key>(~(Key(1) << (8 * sizeof(Key) - 1)));
@@ -33,7 +22,7 @@ inline typename KeyOf<T>::type key_of(T value, Index sample) {
 // samples of a task costs less than a sort.
 template <class T>
 void order_run(const T* x, Index n, Index first, Index* order) {
-  using Key = typename KeyOf<T>::type;
+  using Key = Whole<T>;
   using Keys = typename VectorOf<Key, kFlagBytes>::type;
   constexpr Index lanes = kFlagBytes / static_cast<Index>(sizeof(Key));
   const Index vectors = (n + lanes - 1) / lanes;

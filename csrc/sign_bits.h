@@ -2,6 +2,8 @@
 // instructions named in the core; elsewhere it is arithmetic.
 #pragma once
 
+#include <type_traits>
+
 #include "network.h"
 #include "simd.h"
 
@@ -11,6 +13,10 @@ namespace {
 constexpr int kFlagBytes = 32;
 using Flags32 = VectorOf<std::int32_t, kFlagBytes>::type;
 using Flags64 = VectorOf<std::int64_t, kFlagBytes>::type;
+
+// An integer as wide as a number.
+template <class T>
+using Whole = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 // Lanes are 0 or -1; the first one's bit is the lowest.
 #if defined(__AVX__)
