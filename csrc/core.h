@@ -1,6 +1,7 @@
 // The four verbs on a whole meta-batch: memory, threads, and the sum over tasks.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -24,9 +25,10 @@ struct Request {
   bool second_order = true;
   const T* parameters = nullptr;  // [P], or [tasks, P] where not shared
   bool shared = true;
-  const T* inner_lr = nullptr;    // [P]
-  bool uniform_inner_lr = false;  // one value per parameter tensor: the Gram form may be used
-  const T* vectors = nullptr;     // [tasks, P], for hvp
+  const T* inner_lr = nullptr;                       // [P]
+  bool uniform_inner_lr = false;                     // one value per parameter tensor: the Gram form may be used
+  const T* vectors = nullptr;                        // [tasks, P], for hvp
+  const std::function<void()>* meanwhile = nullptr;  // what the calling thread does while the others begin, or null
 };
 
 // Outputs are written by the caller's pointers; null where not wanted.

@@ -112,15 +112,18 @@ inline Index chunk_rows(const std::vector<Layer>& layers, Index n) {
 
 // Runs kernel(thread, index) for every index in [0, count), after prepare(thread) on each thread that takes part.
 template <class Prepare, class Kernel>
-Status run_all(int threads, Index count, Prepare prepare, Kernel kernel) {
+Status run_all(int threads, Index count, const std::function<void()>* meanwhile, Prepare prepare, Kernel kernel) {
   std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
   std::vector<Status> statuses(static_cast<std::size_t>(count));
-  parallel_for(threads, count, [&](int thread, long index) {
-    char& done = prepared[static_cast<std::size_t>(thread)];
-    if (!done) prepare(thread);
-    done = 1;
-    statuses[static_cast<std::size_t>(index)] = kernel(thread, index);
-  });
+  parallel_for(
+      threads, count,
+      [&](int thread, long index) {
+        char& done = prepared[static_cast<std::size_t>(thread)];
+        if (!done) prepare(thread);
+        done = 1;
+        statuses[static_cast<std::size_t>(index)] = kernel(thread, index);
+      },
+      meanwhile);
   for (const Status& status : statuses)
     if (status.problem != Problem::none) return status;
   return {};
@@ -195,7 +198,7 @@ class Job {
 
   Status run(Status (*kernel)(const Call<T>&, T*, Index)) {
     return run_all(
-        static_cast<int>(std::min<Index>(request_.threads, request_.tasks)), request_.tasks,
+        static_cast<int>(std::min<Index>(request_.threads, request_.tasks)), request_.tasks, request_.meanwhile,
         [&](int thread) { kernels<T>().prepare(call_, workspace(thread)); },
         [&](int thread, Index task) { return kernel(call_, workspace(thread), task); });
   }

@@ -41,7 +41,8 @@ template <class T>
 class LaneJob {
  public:
   LaneJob(const Model& model, const Request<T>& request)
-      : places_(model.layers.size()),
+      : meanwhile_(request.meanwhile),
+        places_(model.layers.size()),
         lanes_(kernels<T>().lanes),
         groups_((request.tasks + lanes_ - 1) / lanes_),
         threads_(static_cast<int>(std::min<Index>(request.threads, groups_))) {
@@ -64,7 +65,7 @@ class LaneJob {
   Status run() {
     const Kernels<T>& table = kernels<T>();
     return run_all(
-        threads_, groups_, [&](int thread) { table.lane_prepare(call_, workspace(thread)); },
+        threads_, groups_, meanwhile_, [&](int thread) { table.lane_prepare(call_, workspace(thread)); },
         [&](int thread, Index group) { return table.lane_meta_gradient(call_, workspace(thread), group); });
   }
 
@@ -131,6 +132,7 @@ class LaneJob {
     return at;
   }
 
+  const std::function<void()>* meanwhile_;
   std::vector<LanePlace> places_;
   Index lanes_, groups_;
   int threads_;

@@ -38,7 +38,8 @@ template <class T>
 class OneStepJob {
  public:
   // everywhere: also layers of few weights are taken by products, as a test wants them
-  OneStepJob(const Model& model, const Request<T>& request, bool everywhere) : layers_(model.layers) {
+  OneStepJob(const Model& model, const Request<T>& request, bool everywhere)
+      : meanwhile_(request.meanwhile), layers_(model.layers) {
     Call<T>& call = step_.call;
     call.network = network_of(model);
     call.network.layers = layers_.data();  // with layouts of their own
@@ -70,7 +71,7 @@ class OneStepJob {
   Status run() {
     const Kernels<T>& table = kernels<T>();
     return run_all(
-        threads_, step_.call.parts, [&](int thread) { table.one_step_prepare(step_, workspace(thread)); },
+        threads_, step_.call.parts, meanwhile_, [&](int thread) { table.one_step_prepare(step_, workspace(thread)); },
         [&](int thread, Index block) { return table.one_step(step_, workspace(thread), block); });
   }
 
@@ -130,6 +131,7 @@ class OneStepJob {
     workspaces_ = base + workspaces;
   }
 
+  const std::function<void()>* meanwhile_;
   std::vector<Layer> layers_;
   std::vector<LayerPlace<T>> places_;
   std::vector<char> by_products_;

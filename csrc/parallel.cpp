@@ -54,7 +54,7 @@ class Pool {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  void run(int threads, long count, const std::function<void(int, long)>& job) {
+  void run(int threads, long count, const std::function<void(int, long)>& job, const std::function<void()>* meanwhile) {
     while (static_cast<int>(threads_.size()) < threads - 1) {
       const int number = static_cast<int>(threads_.size()) + 1;
       threads_.emplace_back([this, number, seen = round_.load()] { serve(number, seen); });
@@ -69,6 +69,7 @@ class Pool {
       std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
     }
+    if (meanwhile) (*meanwhile)();
     work(0);
     joined_.fetch_or(kClosed);
     const auto finished = [this] { return joined_.load(std::memory_order_acquire) == kClosed; };
@@ -128,21 +129,23 @@ void forget_in_child() {
   new (&pool_mutex) std::mutex;
 }
 
-void serial(long count, const std::function<void(int, long)>& job) {
+void serial(long count, const std::function<void(int, long)>& job, const std::function<void()>* meanwhile) {
+  if (meanwhile) (*meanwhile)();
   for (long i = 0; i < count; ++i) job(0, i);
 }
 
 }  // namespace
 
-void parallel_for(int threads, long count, const std::function<void(int, long)>& job) {
+void parallel_for(int threads, long count, const std::function<void(int, long)>& job,
+                  const std::function<void()>* meanwhile) {
   threads = static_cast<int>(std::min<long>(threads, count));
-  if (threads <= 1) return serial(count, job);
+  if (threads <= 1) return serial(count, job, meanwhile);
   std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
-  if (!lock.owns_lock()) return serial(count, job);
+  if (!lock.owns_lock()) return serial(count, job, meanwhile);
   static const int registered = pthread_atfork(nullptr, nullptr, forget_in_child);
   (void)registered;
   if (!pool) pool = std::make_unique<Pool>();
-  pool->run(threads, count, job);
+  pool->run(threads, count, job, meanwhile);
 }
 
 }  // namespace fastmaml

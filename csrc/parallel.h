@@ -6,7 +6,9 @@
 namespace fastmaml {
 
 // Runs job(thread, index) for every index in [0, count) on at most `threads` threads, the caller's included.
-// A call from a second thread while the pool is busy runs on that thread alone.
-void parallel_for(int threads, long count, const std::function<void(int, long)>& job);
+// A call from a second thread while the pool is busy runs on that thread alone. `meanwhile` is what the caller does
+// before it takes part, while the others begin; it throws nothing.
+void parallel_for(int threads, long count, const std::function<void(int, long)>& job,
+                  const std::function<void()>* meanwhile = nullptr);
 
 }  // namespace fastmaml

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core.h"
+#include "meanwhile.h"
 #include "model.h"
 #include "parameter_gradient.h"
 #include "pieces.h"
@@ -72,15 +73,20 @@ class PreparedCall {
     Places places;
     std::vector<const T*> parameters;
     if (!locate(samples, request) || !locate(parameters) || !locate(places)) return pybind11::none();
-    const object mean = results_[kMean].made();
+    object mean;
     const object predictions = outputs ? results_[kOutputs].made() : pybind11::none();
     const Scratch scratch(2 * gradient_bytes());
     T* const gradient = static_cast<T*>(scratch.data());
     request.parameters = gradient + model_.num_parameters;
-    Answer answer(request, gradient, results_[kMean].place(mean));
+    Answer answer(request, gradient);
     if (outputs) answer.outputs = results_[kOutputs].place(predictions);
+    Meanwhile making([&] {
+      mean = results_[kMean].made();
+      answer.mean = results_[kMean].place(mean);
+      if (places.fresh) make(places);
+    });
     bool finite = false;
-    object problem = compute(request, parameters, gradient + model_.num_parameters, answer, [&] {
+    object problem = compute(request, parameters, gradient + model_.num_parameters, making, answer, [&] {
       if (!std::isfinite(*answer.mean)) return;
       finite = all_finite(gradient, model_.num_parameters);
       scatter(gradient, Pieces<T>{places.gradients, model_.counts}, add && !places.fresh);
@@ -98,14 +104,19 @@ class PreparedCall {
     Request<T> request = asked(steps, second_order, threads);
     std::vector<const T*> parameters;
     if (!locate(samples, request) || !locate(parameters)) return pybind11::none();
-    const object mean = results_[kMean].made(), gradient = results_[kGradient].made();
+    object mean;
+    const object gradient = results_[kGradient].made();
     const object predictions = details ? results_[kOutputs].made() : pybind11::none();
     const Scratch scratch(gradient_bytes());
     T* const flat = static_cast<T*>(scratch.data());
     request.parameters = flat;
-    Answer answer(request, results_[kGradient].place(gradient), results_[kMean].place(mean));
+    Answer answer(request, results_[kGradient].place(gradient));
     if (details) answer.outputs = results_[kOutputs].place(predictions);
-    object problem = compute(request, parameters, flat, answer, [] {});
+    Meanwhile making([&] {
+      mean = results_[kMean].made();
+      answer.mean = results_[kMean].place(mean);
+    });
+    object problem = compute(request, parameters, flat, making, answer, [] {});
     if (!problem.is_none()) return problem;
     if (!std::isfinite(*answer.mean)) return pybind11::none();
     return pybind11::make_tuple(mean, gradient, details ? losses(answer) : pybind11::none(), predictions);
@@ -147,12 +158,12 @@ class PreparedCall {
   struct Places {
     std::vector<T*> gradients;
     std::vector<object> tensors;
-    bool fresh = false;  // they have been made for this call
+    bool fresh = false;  // they are made for this call, while the core begins
   };
   struct Answer {
-    Answer(const Request<T>& request, T* to_gradient, T* to_mean)
-        : gradient(to_gradient), mean(to_mean), losses(static_cast<std::size_t>(request.tasks)) {}
-    T *gradient, *mean, *outputs = nullptr;
+    Answer(const Request<T>& request, T* to_gradient)
+        : gradient(to_gradient), losses(static_cast<std::size_t>(request.tasks)) {}
+    T *gradient, *mean = nullptr, *outputs = nullptr;
     std::vector<T> losses;
   };
 
@@ -209,34 +220,41 @@ class PreparedCall {
     }
     if (there != 0 && there != learned) return false;
     places.fresh = there == 0;
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-      const Slot& slot = slots_[i];
-      object& gradient = places.tensors[i];
-      if (slot.learned && places.fresh) gradient = slot.kind.made();
-      places.gradients.push_back(slot.learned ? slot.kind.address(gradient) : nullptr);
-      if (slot.learned && !places.gradients.back()) return false;
+    for (std::size_t i = 0; i < slots_.size() && !places.fresh; ++i) {
+      places.gradients.push_back(slots_[i].learned ? slots_[i].kind.address(places.tensors[i]) : nullptr);
+      if (slots_[i].learned && !places.gradients.back()) return false;
     }
     return true;
   }
 
-  // flat: where parameters [P] are gathered. finish: called at the end, where there is no problem.
+  void make(Places& fresh) const {
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (slots_[i].learned) fresh.tensors[i] = slots_[i].kind.made();
+      fresh.gradients.push_back(slots_[i].learned ? slots_[i].kind.place(fresh.tensors[i]) : nullptr);
+    }
+  }
+
+  // flat: where parameters [P] are gathered. making: gives answer.mean its place. finish: called at the end, where
+  // there is no problem.
   template <class Finish>
-  object compute(const Request<T>& request, const std::vector<const T*>& parameters, T* flat, Answer& answer,
-                 Finish finish) {
+  object compute(Request<T>& request, const std::vector<const T*>& parameters, T* flat, Meanwhile& making,
+                 Answer& answer, Finish finish) {
     double seconds = 0;
+    request.meanwhile = &making.work();
     object problem = without_gil([&] {
       const auto start = std::chrono::steady_clock::now();
       gather(Pieces<const T>{parameters, model_.counts}, flat);
       const Status status =
           fastmaml::meta_gradient<T>(model_, request, {answer.losses.data(), answer.gradient, nullptr, answer.outputs});
-      if (status.problem != Problem::none) return status;
+      if (status.problem != Problem::none || making.failed()) return status;
       double sum = 0;
       for (T loss : answer.losses) sum += static_cast<double>(loss);
       *answer.mean = static_cast<T>(sum / static_cast<double>(request.tasks));
       finish();
-      seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() - making.seconds();
       return status;
     });
+    making.rethrow();
     if (problem.is_none()) seconds_ = seconds;
     return problem;
   }
