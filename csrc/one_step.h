@@ -41,6 +41,11 @@ struct TaskBlock {
   Sweep<T> support() const { return sweep(0, call.space.states); }
   Sweep<T> query() const { return sweep(1, call.space.query_state); }
   Sweep<T> tangents() const { return sweep(0, call.space.tangent_state); }
+  // Packed parameters of one task, of the layers that have their own.
+  T* fast(Index task) const { return space + step.fast + task * call.shape.packed; }
+  T* fast_transposed(Index task) const { return space + step.fast_transposed + task * call.shape.transposed; }
+  T* direction(Index task) const { return space + step.direction + task * call.shape.packed; }
+  T* direction_transposed(Index task) const { return space + step.direction_transposed + task * call.shape.transposed; }
   // The products of one task's query samples and its support samples.
   T* products(Index place, Index l, Index task) const {
     return space + place + (l * call.shape.query + task * samples(1)) * step.stride;
@@ -142,40 +147,40 @@ void multiply_adjoints(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep
 // ---- layers with weights of their own ----
 
 template <class T>
-Sweep<T> with_fast(const TaskBlock<T>& block, Sweep<T> s) {
-  s.theta = block.space + block.step.fast;
-  s.transposed = block.space + block.step.fast_transposed;
+Sweep<T> with_fast(const TaskBlock<T>& block, Sweep<T> s, Index task) {
+  s.theta = block.fast(task);
+  s.transposed = block.fast_transposed(task);
   return s;
 }
 
 template <class T>
-Sweep<T> with_direction(const TaskBlock<T>& block, Sweep<T> d) {
-  d.theta = block.space + block.step.direction;
-  d.transposed = block.space + block.step.direction_transposed;
+Sweep<T> with_direction(const TaskBlock<T>& block, Sweep<T> d, Index task) {
+  d.theta = block.direction(task);
+  d.transposed = block.direction_transposed(task);
   return d;
 }
 
 // W_1 = W_0 - lr D_s^T X_s
 template <class T>
-void take_step(const TaskBlock<T>& block, const Sweep<T>& s, Index l) {
+void take_step(const TaskBlock<T>& block, const Sweep<T>& s, Index l, Index task) {
   const Timed timed("gradient", l, s.n);
   const Call<T>& call = block.call;
-  T* fast = block.space + block.step.fast;
+  T* fast = block.fast(task);
   linear_gradient(s, l, {fast, call.theta, call.inner_lr, call.one_inner_lr});
-  transpose_layer(s.layer(l), s.place(l), fast, block.space + block.step.fast_transposed);
+  transpose_layer(s.layer(l), s.place(l), fast, block.fast_transposed(task));
 }
 
 // -lr lambda, lambda = D_q^T X_q
 template <class T>
-void take_direction(const TaskBlock<T>& block, const Sweep<T>& q, Index l) {
+void take_direction(const TaskBlock<T>& block, const Sweep<T>& q, Index l, Index task) {
   const Timed timed("gradient", l, q.n);
   const Call<T>& call = block.call;
   const LayerPlace<T>& p = q.place(l);
-  T* direction = block.space + block.step.direction;
+  T* direction = block.direction(task);
   linear_gradient(q, l, {direction});
   for (Index i = p.weight; i < p.weight + p.packed_rows * p.packed_width; ++i)
     direction[i] *= call.inner_lr ? -call.inner_lr[i] : -call.one_inner_lr;
-  transpose_layer(q.layer(l), p, direction, block.space + block.step.direction_transposed);
+  transpose_layer(q.layer(l), p, direction, block.direction_transposed(task));
 }
 
 // ---- one task's query samples at its fast parameters ----
@@ -184,8 +189,8 @@ template <class T>
 void query_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, Index task) {
   if (q.layer(l).kind != Kind::linear) return layer_forward(q, l);
   if (!block.step.by_products[l]) {
-    take_step(block, s, l);
-    return layer_forward(with_fast(block, q), l);
+    take_step(block, s, l, task);
+    return layer_forward(with_fast(block, q, task), l);
   }
   T* products = block.products(block.step.input_products, l, task);
   multiply_inputs(block, s, q, l, products);
@@ -200,7 +205,7 @@ void query_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const Swe
 template <class T>
 void query_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, Index task) {
   if (q.layer(l).kind != Kind::linear) return layer_backward(q, l);
-  if (!block.step.by_products[l]) return layer_backward(with_fast(block, q), l);
+  if (!block.step.by_products[l]) return layer_backward(with_fast(block, q, task), l);
   T* products = block.products(block.step.adjoint_products, l, task);
   multiply_adjoints(block, s, q, l, products);
   const Timed timed("backward", l, q.n);
@@ -208,12 +213,30 @@ void query_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sw
                     q.delta(l));
 }
 
+// One task's part of both sets.
 template <class T>
-void query_pass(const TaskBlock<T>& block, const Sweep<T>& all_support, const Sweep<T>& all_query, Index task) {
-  const Sweep<T> s = part(all_support, task, block.samples(0)), q = part(all_query, task, block.samples(1));
-  for (Index l = 0; l < q.depth(); ++l) query_layer_forward(block, s, q, l, task);
-  block.call.query_losses[block.first + task] = loss_and_adjoint(q, block.targets(1, task));
-  for (Index l = q.depth() - 1; l > 0; --l) query_layer_backward(block, s, q, l, task);
+struct TaskSets {
+  Sweep<T> support, query;
+  TaskSets(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index task)
+      : support(part(s, task, block.samples(0))), query(part(q, task, block.samples(1))) {}
+};
+
+// Layer by layer, each of all tasks: a kernel's code stays in its cache for all of them.
+template <class T>
+void query_pass(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q) {
+  for (Index l = 0; l < q.depth(); ++l)
+    for (Index task = 0; task < block.count; ++task) {
+      const TaskSets<T> sets(block, s, q, task);
+      query_layer_forward(block, sets.support, sets.query, l, task);
+    }
+  for (Index task = 0; task < block.count; ++task)
+    block.call.query_losses[block.first + task] =
+        loss_and_adjoint(part(q, task, block.samples(1)), block.targets(1, task));
+  for (Index l = q.depth() - 1; l > 0; --l)
+    for (Index task = 0; task < block.count; ++task) {
+      const TaskSets<T> sets(block, s, q, task);
+      query_layer_backward(block, sets.support, sets.query, l, task);
+    }
 }
 
 // ---- one task's tangents, in the direction -lr lambda ----
@@ -223,8 +246,8 @@ void direction_layer_forward(const TaskBlock<T>& block, const Sweep<T>& s, const
                              Index l, Index task) {
   if (s.layer(l).kind != Kind::linear) return layer_tangent_forward(s, d, l);
   if (!block.step.by_products[l]) {
-    take_direction(block, q, l);
-    return layer_tangent_forward(s, with_direction(block, d), l);
+    take_direction(block, q, l, task);
+    return layer_tangent_forward(s, with_direction(block, d, task), l);
   }
   const Timed timed("tangent forward", l, s.n);
   const T* products = block.products(block.step.input_products, l, task);
@@ -237,7 +260,7 @@ template <class T>
 void direction_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d,
                               Index l, Index task) {
   if (s.layer(l).kind != Kind::linear) return layer_tangent_backward(s, d, l);
-  if (!block.step.by_products[l]) return layer_tangent_backward(s, with_direction(block, d), l);
+  if (!block.step.by_products[l]) return layer_tangent_backward(s, with_direction(block, d, task), l);
   const Timed timed("tangent backward", l, s.n);
   const T* products = block.products(block.step.adjoint_products, l, task);
   combined_backward(s, l, d.output_delta(l), {products, 1, block.step.stride, q.input(l), q.place(l).input_width, q.n},
@@ -245,13 +268,18 @@ void direction_layer_backward(const TaskBlock<T>& block, const Sweep<T>& s, cons
 }
 
 template <class T>
-void tangent_pass(const TaskBlock<T>& block, const Sweep<T>& all_support, const Sweep<T>& all_query,
-                  const Sweep<T>& all_tangents, Index task) {
-  const Sweep<T> s = part(all_support, task, block.samples(0)), q = part(all_query, task, block.samples(1));
-  const Sweep<T> d = part(all_tangents, task, block.samples(0));
-  for (Index l = 0; l < s.depth(); ++l) direction_layer_forward(block, s, q, d, l, task);
-  loss_tangent(s, d, block.targets(0, task));
-  for (Index l = s.depth() - 1; l > 0; --l) direction_layer_backward(block, s, q, d, l, task);
+void tangent_pass(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, const Sweep<T>& d) {
+  for (Index l = 0; l < s.depth(); ++l)
+    for (Index task = 0; task < block.count; ++task) {
+      const TaskSets<T> sets(block, s, q, task);
+      direction_layer_forward(block, sets.support, sets.query, part(d, task, block.samples(0)), l, task);
+    }
+  loss_tangent(s, d, block.targets(0, 0));
+  for (Index l = s.depth() - 1; l > 0; --l)
+    for (Index task = 0; task < block.count; ++task) {
+      const TaskSets<T> sets(block, s, q, task);
+      direction_layer_backward(block, sets.support, sets.query, part(d, task, block.samples(0)), l, task);
+    }
 }
 
 // ---- the block ----
@@ -347,16 +375,32 @@ void write_outputs(const TaskBlock<T>& block, const Sweep<T>& q) {
   }
 }
 
+// Whole vectors from column `first` on, or a little before it, where nothing has been written yet.
+template <class T>
+void clear_columns(T* rows, Index count, Index first, Index width) {
+  for (Index r = 0; r < count; ++r)
+    for (Index c = first / kLanes<T> * kLanes<T>; c < width; c += kLanes<T>) store(rows + r * width + c, Wide<T>{});
+}
+
 // The columns beyond each row's numbers: zero, but for the ones that multiply a bias, and every pass keeps them so.
 template <class T>
 void prepare_padding(const Sweep<T>& s, Index rows, bool tangent) {
   for (Index l = 1; l <= s.depth(); ++l) {
     const Index used = l < s.depth() ? s.layer(l).in : s.network.outputs;
     const Index width = l < s.depth() ? s.place(l).input_width : s.shape.output_width;
-    for (T* at : {s.output(l - 1), s.output_delta(l - 1)})
-      for (Index r = 0; r < rows; ++r) zero(at + r * width + used, width - used);
+    clear_columns(s.output(l - 1), rows, used, width);
+    clear_columns(s.output_delta(l - 1), rows, used, width);
   }
   if (!tangent) prepare_ones(s.network, s.shape, s.state);
+}
+
+// What lies between a row's numbers and its end: a step writes whole vectors.
+template <class T>
+void prepare_fast(const TaskBlock<T>& block, Index l) {
+  if (block.call.network.layers[l].kind != Kind::linear || block.step.by_products[l]) return;
+  const LayerPlace<T>& p = block.call.shape.places[l];
+  for (Index task = 0; task < block.step.most; ++task)
+    zero(block.fast(task) + p.weight, p.packed_rows * p.packed_width);
 }
 
 // Of the data as of every layer's input; and each sample weighs 1/n.
@@ -367,10 +411,9 @@ void prepare_samples(const TaskBlock<T>& block, int set) {
   const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
   const Index used = set == 0 ? call.shape.support : call.shape.query;
   const T share = T(1) / static_cast<T>(call.sets[set].n);
+  clear_columns(block.space + call.space.data[set], used, inputs, width);
   for (Index r = 0; r < used; ++r) {
-    T* row = block.space + call.space.data[set] + r * width;
-    zero(row + inputs, width - inputs);
-    if (ones) row[inputs] = T(1);
+    if (ones) block.space[call.space.data[set] + r * width + inputs] = T(1);
     block.space[call.space.weights[set] + r] = share;
   }
 }
@@ -384,7 +427,7 @@ void one_step_prepare(const OneStepCall<T>& step, T* space) {
   prepare_padding(block.query(), rows, false);
   for (int set = 0; set < 2; ++set) prepare_samples(block, set);
   if (step.call.second_order) prepare_padding(block.tangents(), rows, true);
-  zero(space + step.fast, step.call.shape.packed);
+  for (Index l = 0; l < step.call.network.depth; ++l) prepare_fast(block, l);
 }
 
 template <class T>
@@ -398,9 +441,9 @@ Status one_step(const OneStepCall<T>& step, T* space, Index index) {
   forward(s);
   loss_and_adjoint(s, block.targets(0, 0));
   backward<T>(s, nullptr);
-  for (Index task = 0; task < block.count; ++task) query_pass(block, s, q, task);
+  query_pass(block, s, q);
   write_outputs(block, q);
-  for (Index task = 0; task < block.count && call.second_order; ++task) tangent_pass(block, s, q, d, task);
+  if (call.second_order) tangent_pass(block, s, q, d);
   T* lambda = call.adjoints + index * call.shape.packed;
   for (Index l = 0; l < s.depth(); ++l)
     if (s.layer(l).kind == Kind::linear) block_gradient(block, s, q, d, l, lambda);

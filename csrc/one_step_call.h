@@ -16,8 +16,9 @@ struct OneStepCall {
 
   // places in a workspace: of each layer, [rows of the query set, stride], stride >= support samples
   Index input_products = 0, adjoint_products = 0, stride = 0;
-  Index fast = 0, direction = 0;  // packed parameters of one task, of the layers that have their own
+  Index fast = 0, direction = 0;  // packed parameters of each task of a block, of the layers that have their own
   Index fast_transposed = 0, direction_transposed = 0;
+  Index most = 0;  // tasks of a block
 
   const Index* first = nullptr;  // task of each block [parts + 1]
 };

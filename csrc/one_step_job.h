@@ -51,6 +51,7 @@ class OneStepJob {
     const Index samples = std::max(request.support.n, request.query.n);
     const Index most = std::clamp<Index>(kBlockRows / samples, 1, request.tasks);
     divide(request.tasks, most);
+    step_.most = most;
     call.parts = static_cast<Index>(first_.size()) - 1;
     step_.first = first_.data();
     call.shape = make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1,
@@ -105,10 +106,10 @@ class OneStepJob {
     step_.stride = padded<T>(step_.call.sets[0].n);
     step_.input_products = places.take(step_.call.network.depth * shape.query * step_.stride);
     step_.adjoint_products = places.take(step_.call.network.depth * shape.query * step_.stride);
-    step_.fast = places.take(shape.packed);
-    step_.direction = places.take(shape.packed);
-    step_.fast_transposed = places.take(shape.transposed);
-    step_.direction_transposed = places.take(shape.transposed);
+    step_.fast = places.take(step_.most * shape.packed);
+    step_.direction = places.take(step_.most * shape.packed);
+    step_.fast_transposed = places.take(step_.most * shape.transposed);
+    step_.direction_transposed = places.take(step_.most * shape.transposed);
     space.size = places.size;
   }
 

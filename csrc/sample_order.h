@@ -25,17 +25,15 @@ void order_run(const T* x, Index n, Index first, Index* order) {
   using Key = Whole<T>;
   using Keys = typename VectorOf<Key, kFlagBytes>::type;
   constexpr Index lanes = kFlagBytes / static_cast<Index>(sizeof(Key));
-  const Index vectors = (n + lanes - 1) / lanes;
-  Key keys[kMostSorted];
+  Key keys[kMostSorted], places[kMostSorted];
   for (Index i = 0; i < n; ++i) keys[i] = key_of(x[i], i);
-  for (Index i = n; i < vectors * lanes; ++i) keys[i] = static_cast<Key>(~(Key(1) << (8 * sizeof(Key) - 1)));
-  for (Index i = 0; i < n; ++i) {
-    Keys before{};
-    for (Index v = 0; v < vectors; ++v) before -= load<Keys>(keys + v * lanes) < keys[i];
-    Key place = 0;
-    for (Index lane = 0; lane < lanes; ++lane) place += before[lane];
-    order[place] = first + i;
+  for (Index i = 0; i < n; i += lanes) {
+    const Keys here = load<Keys>(keys + i);
+    Keys place{};
+    for (Index j = 0; j < n; ++j) place -= here > keys[j];
+    store(places + i, place);
   }
+  for (Index i = 0; i < n; ++i) order[places[i]] = first + i;
 }
 
 template <class T>

@@ -95,7 +95,8 @@ inline void zero(T* at, Index count) {
 
 template <class T>
 inline void copy(const T* from, Index count, T* to) {
-  __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
+  if (count == 1) *to = *from;  // most often; the library's call costs more than a sample of one number
+  else __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
 }
 
 // All that surrounds the pixels of one sample.
