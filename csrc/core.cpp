@@ -45,12 +45,26 @@ Status run_to_mean(AnyJob&& job, const MetaGradientOutputs<T>& outputs) {
   return status;
 }
 
+// The job that was kept, or a new one, which is kept.
+template <class T>
+std::shared_ptr<OneStepJob<T>> one_step_job(const Model& model, const Request<T>& request, Kept* kept) {
+  const bool everywhere = asked_form == Form::products;
+  auto job = std::static_pointer_cast<OneStepJob<T>>(kept ? *kept : nullptr);
+  if (job && job->takes(request, everywhere)) {
+    job->take(request);
+    return job;
+  }
+  job = std::make_shared<OneStepJob<T>>(model, request, everywhere);
+  if (kept) *kept = job->is_small() ? job : nullptr;
+  return job;
+}
+
 }  // namespace
 
 template <class T>
-Status meta_gradient(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs) {
+Status meta_gradient(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs, Kept* kept) {
   const Form form = form_of(model, request, outputs.inner_lr_gradient != nullptr);
-  if (form == Form::products) return run_to_mean(OneStepJob<T>(model, request, asked_form == Form::products), outputs);
+  if (form == Form::products) return run_to_mean(*one_step_job(model, request, kept), outputs);
   if (form == Form::lanes) return run_to_mean(LaneJob<T>(model, request), outputs);
   Job<T> job(model, request, Verb::meta_gradient, outputs.inner_lr_gradient != nullptr);
   job.call().query_losses = outputs.query_losses;
@@ -85,10 +99,10 @@ Status hvp(const Model& model, const Request<T>& request, T* products) {
   return job.run(kernels<T>().hvp);
 }
 
-#define FASTMAML_INSTANTIATE(T)                                                                     \
-  template Status meta_gradient<T>(const Model&, const Request<T>&, const MetaGradientOutputs<T>&); \
-  template Status adapt<T>(const Model&, const Request<T>&, T*, T*);                                \
-  template Status predict<T>(const Model&, const Request<T>&, T*);                                  \
+#define FASTMAML_INSTANTIATE(T)                                                                            \
+  template Status meta_gradient<T>(const Model&, const Request<T>&, const MetaGradientOutputs<T>&, Kept*); \
+  template Status adapt<T>(const Model&, const Request<T>&, T*, T*);                                       \
+  template Status predict<T>(const Model&, const Request<T>&, T*);                                         \
   template Status hvp<T>(const Model&, const Request<T>&, T*);
 FASTMAML_INSTANTIATE(float)
 FASTMAML_INSTANTIATE(double)

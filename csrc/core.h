@@ -40,8 +40,12 @@ struct MetaGradientOutputs {
   T* query_outputs;      // [tasks, M, outputs] or null
 };
 
+// What a caller keeps from one meta-gradient for the next one of the same model: memory, and all that was worked out
+// before. Null at first; to be dropped after a result that is not finite, and used by one call at a time.
+using Kept = std::shared_ptr<void>;
+
 template <class T>
-Status meta_gradient(const Model&, const Request<T>&, const MetaGradientOutputs<T>&);
+Status meta_gradient(const Model&, const Request<T>&, const MetaGradientOutputs<T>&, Kept* kept = nullptr);
 template <class T>
 Status adapt(const Model&, const Request<T>&, T* fast, T* support_losses);
 template <class T>

@@ -57,9 +57,12 @@ Index state_slots(const Request<T>& request, const Shape<T>& shape, Verb verb) {
   return states <= copies ? shape.steps : 1;
 }
 
+// Looks at all of them, which vectorises where stopping at the first would not.
 template <class T>
 bool all_equal(const T* values, Index count) {
-  return std::all_of(values, values + count, [=](T value) { return value == *values; });
+  int others = 0;
+  for (Index i = 0; i < count; ++i) others |= values[i] != *values;
+  return others == 0;
 }
 
 template <class T>
@@ -110,10 +113,12 @@ inline Index chunk_rows(const std::vector<Layer>& layers, Index n) {
   return n < kMost ? n : kMost;
 }
 
-// Runs kernel(thread, index) for every index in [0, count), after prepare(thread) on each thread that takes part.
+// Runs kernel(thread, index) for every index in [0, count), after prepare(thread) on each thread that takes part and
+// has not been prepared.
 template <class Prepare, class Kernel>
-Status run_all(int threads, Index count, const std::function<void()>* meanwhile, Prepare prepare, Kernel kernel) {
-  std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
+Status run_all(std::vector<char>& prepared, Index count, const std::function<void()>* meanwhile, Prepare prepare,
+               Kernel kernel) {
+  const int threads = static_cast<int>(prepared.size());
   std::vector<Status> statuses(static_cast<std::size_t>(count));
   parallel_for(
       threads, count,
@@ -197,8 +202,9 @@ class Job {
   T* workspace(Index number) const { return workspaces_ + number * call_.space.size; }
 
   Status run(Status (*kernel)(const Call<T>&, T*, Index)) {
+    std::vector<char> prepared(static_cast<std::size_t>(std::min<Index>(request_.threads, request_.tasks)));
     return run_all(
-        static_cast<int>(std::min<Index>(request_.threads, request_.tasks)), request_.tasks, request_.meanwhile,
+        prepared, request_.tasks, request_.meanwhile,
         [&](int thread) { kernels<T>().prepare(call_, workspace(thread)); },
         [&](int thread, Index task) { return kernel(call_, workspace(thread), task); });
   }

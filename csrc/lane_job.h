@@ -64,8 +64,9 @@ class LaneJob {
 
   Status run() {
     const Kernels<T>& table = kernels<T>();
+    std::vector<char> prepared(static_cast<std::size_t>(threads_));
     return run_all(
-        threads_, groups_, meanwhile_, [&](int thread) { table.lane_prepare(call_, workspace(thread)); },
+        prepared, groups_, meanwhile_, [&](int thread) { table.lane_prepare(call_, workspace(thread)); },
         [&](int thread, Index group) { return table.lane_meta_gradient(call_, workspace(thread), group); });
   }
 

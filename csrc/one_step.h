@@ -125,12 +125,13 @@ template <class T>
 void multiply_inputs(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>& q, Index l, T* products) {
   const Timed timed("input products", l, q.n);
   const Layer& layer = s.layer(l);
-  const Index width = s.place(l).input_width, depth = whole_vectors<T>(layer.in + 1);
-  const T weight = block.step.inner_lr[layer.weight];  // a column of ones has put a 1 into each, for the bias
-  const T shift = layer.bias >= 0 ? weight - block.step.inner_lr[layer.bias] : T(0);
+  const Index width = s.place(l).input_width, depth = whole_vectors<T>(layer.in);
+  const bool ones = layer.bias >= 0 && layer.in < depth;  // the column of ones has put a 1 into each
+  const T weight = block.step.inner_lr[layer.weight];
+  const T shift = (ones ? weight : T(0)) - (layer.bias >= 0 ? block.step.inner_lr[layer.bias] : T(0));
   row_products<T>(q.n, s.n,
                   {q.input(l), width, s.input(l), width, depth, -weight, shift, products, block.step.stride, q.open(l),
-                   s.open(l), layer.bias >= 0 ? layer.in : -1});
+                   s.open(l), ones});
 }
 
 // R of a layer

@@ -33,13 +33,15 @@ bool can_take_products(const Model& model, const Request<T>& request) {
          request.uniform_inner_lr && !request.support.weights && !request.query.weights;
 }
 
-// Lives on the stack of a verb.
+constexpr std::size_t kKeptBytes = std::size_t{16} << 20;  // that a job holds at most between two calls
+
+// Serves one call, or one after the other.
 template <class T>
 class OneStepJob {
  public:
   // everywhere: also layers of few weights are taken by products, as a test wants them
   OneStepJob(const Model& model, const Request<T>& request, bool everywhere)
-      : meanwhile_(request.meanwhile), layers_(model.layers) {
+      : table_(&kernels<T>()), everywhere_(everywhere), asked_(request), layers_(model.layers) {
     Call<T>& call = step_.call;
     call.network = network_of(model);
     call.network.layers = layers_.data();  // with layouts of their own
@@ -47,7 +49,6 @@ class OneStepJob {
     call.sets[0] = request.support;
     call.sets[1] = request.query;
     call.second_order = request.second_order;
-    step_.inner_lr = request.inner_lr;
     const Index samples = std::max(request.support.n, request.query.n);
     const Index most = std::clamp<Index>(kBlockRows / samples, 1, request.tasks);
     divide(request.tasks, most);
@@ -56,32 +57,53 @@ class OneStepJob {
     step_.first = first_.data();
     call.shape = make_shape<T>(call.network, layers_, places_, most * request.support.n, most * request.query.n, 1,
                                false, can_skip(call.network, request));
-    threads_ = static_cast<int>(std::min<Index>(request.threads, call.parts));
+    prepared_.resize(static_cast<std::size_t>(std::min<Index>(request.threads, call.parts)));
     for (const Layer& layer : layers_)
       by_products_.push_back(everywhere || products_pay(layer, by_products_.empty(), request));
     step_.by_products = by_products_.data();
     place_workspace();
     allocate();
-    take_inner_lr(call, request.inner_lr);
-    call.parameters = request.parameters;
-    kernels<T>().pack_shared(call);
+    take(request);
   }
+
+  // Whether another request of the same model is one to `take`: of the same form, with nothing to be found out anew.
+  bool takes(const Request<T>& request, bool everywhere) const {
+    return table_ == &kernels<T>() && everywhere_ == everywhere && !poison && asked_.tasks == request.tasks &&
+           asked_.support.n == request.support.n && asked_.query.n == request.query.n &&
+           asked_.threads == request.threads && asked_.second_order == request.second_order &&
+           step_.call.shape.ordered == can_skip(step_.call.network, request);
+  }
+
+  // Its samples, parameters and step sizes.
+  void take(const Request<T>& request) {
+    Call<T>& call = step_.call;
+    asked_ = request;
+    call.sets[0] = request.support;
+    call.sets[1] = request.query;
+    call.parameters = request.parameters;
+    step_.inner_lr = request.inner_lr;
+    call.inner_lr = inner_lr_;
+    take_inner_lr(call, request.inner_lr);
+    table_->pack_shared(call);
+  }
+
+  bool is_small() const { return bytes_ <= kKeptBytes; }
 
   Call<T>& call() { return step_.call; }
 
   Status run() {
-    const Kernels<T>& table = kernels<T>();
     return run_all(
-        threads_, step_.call.parts, meanwhile_, [&](int thread) { table.one_step_prepare(step_, workspace(thread)); },
-        [&](int thread, Index block) { return table.one_step(step_, workspace(thread), block); });
+        prepared_, step_.call.parts, asked_.meanwhile,
+        [&](int thread) { table_->one_step_prepare(step_, workspace(thread)); },
+        [&](int thread, Index block) { return table_->one_step(step_, workspace(thread), block); });
   }
 
   // Blocks are added in their order, whichever thread made them.
   void write_mean(T* gradient) {
     Call<T>& call = step_.call;
     const Index pieces = (call.shape.packed + kReducePiece - 1) / kReducePiece;
-    for (Index piece = 0; piece < pieces; ++piece) kernels<T>().reduce(call, piece);
-    kernels<T>().unpack_mean(call, call.total, gradient);
+    for (Index piece = 0; piece < pieces; ++piece) table_->reduce(call, piece);
+    table_->unpack_mean(call, call.total, gradient);
   }
 
  private:
@@ -119,27 +141,31 @@ class OneStepJob {
     const Index theta = places.take(call.shape.packed), transposed = places.take(call.shape.transposed);
     const Index lr = places.take(call.shape.packed);
     const Index lambda = places.take(call.parts * call.shape.packed), total = places.take(call.shape.packed);
-    const Index workspaces = places.take(threads_ * call.space.size);
-    const std::size_t bytes = static_cast<std::size_t>(places.size) * sizeof(T);
-    scratch_ = std::make_unique<Scratch>(bytes);
+    const Index workspaces = places.take(static_cast<Index>(prepared_.size()) * call.space.size);
+    bytes_ = static_cast<std::size_t>(places.size) * sizeof(T);
+    scratch_ = std::make_unique<Scratch>(bytes_);
     T* base = static_cast<T*>(scratch_->data());
-    if (poison) std::memset(base, 0xff, bytes);
+    if (poison) std::memset(base, 0xff, bytes_);
     call.theta = base + theta;
     call.theta_transposed = base + transposed;
-    call.inner_lr = base + lr;
+    inner_lr_ = base + lr;
     call.adjoints = base + lambda;
     call.total = base + total;
     workspaces_ = base + workspaces;
   }
 
-  const std::function<void()>* meanwhile_;
+  const Kernels<T>* table_;
+  bool everywhere_;
+  Request<T> asked_;
   std::vector<Layer> layers_;
   std::vector<LayerPlace<T>> places_;
   std::vector<char> by_products_;
   std::vector<Index> first_;
   OneStepCall<T> step_;
-  int threads_ = 1;
+  std::vector<char> prepared_;  // threads
   std::unique_ptr<Scratch> scratch_;
+  std::size_t bytes_ = 0;
+  T* inner_lr_ = nullptr;
   T* workspaces_ = nullptr;
 };
 

@@ -86,9 +86,9 @@ class PreparedCall {
       if (places.fresh) make(places);
     });
     bool finite = false;
-    object problem = compute(request, parameters, gradient + model_.num_parameters, making, answer, [&] {
+    object problem = compute(request, parameters, gradient + model_.num_parameters, making, answer, [&](bool sound) {
       if (!std::isfinite(*answer.mean)) return;
-      finite = all_finite(gradient, model_.num_parameters);
+      finite = sound;
       scatter(gradient, Pieces<T>{places.gradients, model_.counts}, add && !places.fresh);
     });
     if (!problem.is_none()) return problem;
@@ -116,7 +116,7 @@ class PreparedCall {
       mean = results_[kMean].made();
       answer.mean = results_[kMean].place(mean);
     });
-    object problem = compute(request, parameters, flat, making, answer, [] {});
+    object problem = compute(request, parameters, flat, making, answer, [](bool) {});
     if (!problem.is_none()) return problem;
     if (!std::isfinite(*answer.mean)) return pybind11::none();
     return pybind11::make_tuple(mean, gradient, details ? losses(answer) : pybind11::none(), predictions);
@@ -235,26 +235,30 @@ class PreparedCall {
   }
 
   // flat: where parameters [P] are gathered. making: gives answer.mean its place. finish: called at the end, where
-  // there is no problem.
+  // there is no problem, with whether all is finite.
   template <class Finish>
   object compute(Request<T>& request, const std::vector<const T*>& parameters, T* flat, Meanwhile& making,
                  Answer& answer, Finish finish) {
     double seconds = 0;
+    Kept kept = std::move(kept_);  // none for a call from another thread meanwhile
+    bool sound = false;
     request.meanwhile = &making.work();
     object problem = without_gil([&] {
       const auto start = std::chrono::steady_clock::now();
       gather(Pieces<const T>{parameters, model_.counts}, flat);
-      const Status status =
-          fastmaml::meta_gradient<T>(model_, request, {answer.losses.data(), answer.gradient, nullptr, answer.outputs});
+      const Status status = fastmaml::meta_gradient<T>(
+          model_, request, {answer.losses.data(), answer.gradient, nullptr, answer.outputs}, &kept);
       if (status.problem != Problem::none || making.failed()) return status;
       double sum = 0;
       for (T loss : answer.losses) sum += static_cast<double>(loss);
       *answer.mean = static_cast<T>(sum / static_cast<double>(request.tasks));
-      finish();
+      sound = all_finite(answer.gradient, model_.num_parameters) && std::isfinite(*answer.mean);
+      finish(sound);
       seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() - making.seconds();
       return status;
     });
     making.rethrow();
+    if (sound) kept_ = std::move(kept);
     if (problem.is_none()) seconds_ = seconds;
     return problem;
   }
@@ -275,6 +279,7 @@ class PreparedCall {
   std::vector<Form> samples_;
   std::vector<Kind> results_;
   Request<T> request_;
+  Kept kept_;
   double seconds_ = 0;
 };
 

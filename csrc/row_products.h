@@ -44,7 +44,7 @@ struct RowProducts {
   T* out;
   Index out_row;
   const Bits *open_a = nullptr, *open_b = nullptr;  // of each row: which of its numbers may differ from zero
-  Index ones = -1;  // a column of both that holds a one, of which the bits do not speak and on which `shift` counts
+  bool ones = false;  // a column of both holds a one, of which the bits do not speak and on which `shift` counts
 };
 
 // Whether the rows of a tile are closed to each other, but for the column of ones.
@@ -63,7 +63,7 @@ void product_tile(const RowProducts<T>& p, Index row, Index column) {
   const T* a = p.a + row * p.a_row;
   const T* b = p.b + column * p.b_row;
   if (are_apart(p, row, R, column, C)) {
-    const T product = p.ones >= 0 ? p.shift + p.scale : p.shift;
+    const T product = p.ones ? p.shift + p.scale : p.shift;
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) p.out[(row + r) * p.out_row + column + c] = product;
     return;

@@ -1,7 +1,10 @@
 """MAML.backward: what meta_loss(...).backward() does, without autograd."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from fastmaml import MAML, FirstOrder, Samples, TaskBatch, direct
 from fastmaml.engines import cpu
@@ -309,3 +312,58 @@ def test_an_image_of_another_size_has_a_model_of_its_own():
         _, wanted = by_autograd(maml, (x, y, x, y))
         maml.backward((x, y, x, y))
         torch.testing.assert_close(gradients(maml), wanted, rtol=0, atol=0)
+
+
+def one_step_maml() -> MAML:
+    torch.manual_seed(3)
+    layers = [nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1)]
+    return MAML(nn.Sequential(*layers), lr=0.01, steps=1, loss="mse", engine="cpu")
+
+
+def line_batch(seed: int, tasks: int = 7) -> TaskBatch:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, tasks, 10, 1, generator=generator)
+    return TaskBatch(Samples(x[0], x[0].sin()), Samples(x[1], x[1].sin()))
+
+
+def gradient_of(maml: MAML, batch: TaskBatch) -> list[Tensor]:
+    maml.zero_grad()
+    maml.backward(batch)
+    return [p.grad.clone() for p in maml.parameters() if p.grad is not None]
+
+
+def test_what_is_kept_between_calls_leaves_no_trace() -> None:
+    threads = torch.get_num_threads()
+    maml = one_step_maml()
+    parameter = next(maml.parameters())
+    try:
+        for number, seed in enumerate([0, 1, 2, 0, 1, 2]):
+            alone = gradient_of(one_step_maml(), line_batch(seed))
+            assert all(map(torch.equal, gradient_of(maml, line_batch(seed)), alone))
+            if number == 1:  # a batch that leaves NaN wherever it was
+                spoilt = line_batch(5)
+                spoilt.support.x[6, 3] = torch.nan
+                maml.zero_grad()
+                maml.backward(spoilt)
+            if number == 2:
+                torch.set_num_threads(3)
+            if number == 3:  # parameters that are not finite, then as they were
+                kept = parameter.detach().clone()
+                with torch.no_grad():
+                    parameter.fill_(torch.inf)
+                maml.zero_grad()
+                maml.backward(line_batch(4))
+                with torch.no_grad():
+                    parameter.copy_(kept)
+            if number == 4:
+                gradient_of(maml, line_batch(1, tasks=3))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_calls_from_several_threads_at_once() -> None:
+    maml, batches = one_step_maml(), [line_batch(seed) for seed in range(8)]
+    alone = [maml.meta_loss(batch).item() for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            assert [loss.item() for loss in pool.map(maml.meta_loss, batches)] == alone
