@@ -25,6 +25,7 @@ class ModelWatch {
       PyObject* interned = name.release().ptr();
       PyUnicode_InternInPlace(&interned);
       attributes_.push_back({attribute[0], pybind11::reinterpret_steal<object>(interned), attribute[2]});
+      hold_as_dict(attributes_.back());
     }
     for (handle each : buffers) buffers_.emplace_back(each.cast<dict>(), absent(each.ptr()));
     for (handle each : hooks) hooks_.push_back(each.cast<dict>());
@@ -44,7 +45,16 @@ class ModelWatch {
  private:
   struct Attribute {
     object of, name, value;
+    bool in_dict = false;  // `of` is the dict of the object's attributes
   };
+
+  // A module's own attributes are looked up where they are: its class would first look for them in other places.
+  static void hold_as_dict(Attribute& attribute) {
+    object all = pybind11::getattr(attribute.of, "__dict__", pybind11::none());
+    if (!PyDict_CheckExact(all.ptr()) || !PyDict_Contains(all.ptr(), attribute.name.ptr())) return;
+    attribute.of = std::move(all);
+    attribute.in_dict = true;
+  }
 
   static std::vector<object> values(PyObject* of) {
     std::vector<object> found;
@@ -63,8 +73,17 @@ class ModelWatch {
     return true;
   }
 
+  static object value_of(const Attribute& attribute) {
+    PyObject* const of = attribute.of.ptr();
+    PyObject* const name = attribute.name.ptr();
+    if (attribute.in_dict) return pybind11::reinterpret_borrow<object>(PyDict_GetItemWithError(of, name));
+    return pybind11::reinterpret_steal<object>(PyObject_GetAttr(of, name));
+  }
+
   static bool is_as_before(const Attribute& attribute) {
-    const auto value = pybind11::reinterpret_steal<object>(PyObject_GetAttr(attribute.of.ptr(), attribute.name.ptr()));
+    const object value = value_of(attribute);
+    if (!value && !PyErr_Occurred()) return false;  // it has been deleted
+    if (value.is(attribute.value)) return true;
     const int same = value ? PyObject_RichCompareBool(value.ptr(), attribute.value.ptr(), Py_EQ) : -1;
     if (same < 0) throw pybind11::error_already_set();
     return same == 1;
