@@ -46,7 +46,7 @@ inline void column_block(const Term<T>* terms, int num_terms, const Output<T>& o
 
 template <Finish F, class T>
 void matmul_as(Index rows, Index columns, const Term<T>* terms, int num_terms, const Output<T>& out) {
-  if (terms->open || rows <= kOpenRows) return open_matmul<F>(rows, columns, terms, num_terms, out);
+  if (terms->open || rows <= kFewRows) return open_matmul<F>(rows, columns, terms, num_terms, out);
   Index vectors = columns / kLanes<T>, column = 0;
   while (vectors > 0) {
     const Index width = even_piece(vectors, kMostVectors);

@@ -11,53 +11,12 @@
 // for itself.
 #pragma once
 
-#include "one_step_call.h"
+#include "one_step_samples.h"
 #include "passes.h"
 #include "row_products.h"
-#include "sample_order.h"
 
 namespace fastmaml::FASTMAML_ISA {
 namespace {
-
-template <class T>
-struct TaskBlock {
-  const OneStepCall<T>& step;
-  const Call<T>& call;
-  T* space;
-  Index first, count;  // tasks
-
-  Index samples(int set) const { return call.sets[set].n; }
-  Targets<T> targets(int set, Index task) const {
-    const Index row = task * samples(set), width = target_width(call.network.loss, call.network.outputs);
-    return {space + call.space.values[set] + row * width,
-            reinterpret_cast<const std::int64_t*>(space + call.space.labels[set]) + row,
-            space + call.space.weights[set] + row};
-  }
-  // All samples of the block.
-  Sweep<T> sweep(int set, Index state) const {
-    return {call.network,          call.shape,    count * samples(set),        call.theta,
-            call.theta_transposed, space + state, space + call.space.data[set]};
-  }
-  Sweep<T> support() const { return sweep(0, call.space.states); }
-  Sweep<T> query() const { return sweep(1, call.space.query_state); }
-  Sweep<T> tangents() const { return sweep(0, call.space.tangent_state); }
-  // Packed parameters of one task, of the layers that have their own.
-  T* fast(Index task) const { return space + step.fast + task * call.shape.packed; }
-  T* fast_transposed(Index task) const { return space + step.fast_transposed + task * call.shape.transposed; }
-  T* direction(Index task) const { return space + step.direction + task * call.shape.packed; }
-  T* direction_transposed(Index task) const { return space + step.direction_transposed + task * call.shape.transposed; }
-  // The products of one task's query samples and its support samples.
-  T* products(Index place, Index l, Index task) const {
-    return space + place + (l * call.shape.query + task * samples(1)) * step.stride;
-  }
-};
-
-template <class T>
-Sweep<T> part(Sweep<T> s, Index task, Index samples) {
-  s.first = task * samples;
-  s.n = samples;
-  return s;
-}
 
 // A product that is in place gets a second one added before it is finished.
 template <class T>
@@ -302,133 +261,6 @@ void block_gradient(const TaskBlock<T>& block, const Sweep<T>& s, const Sweep<T>
   }
   const Index columns = whole_vectors<T>(outputs ? layer.out : layer.in + 1);
   matmul(p.packed_rows, columns, terms, count, Output<T>{lambda + p.weight, p.packed_width});
-}
-
-// One task's rows of the block, from row `first` on, and where its samples are.
-template <class T>
-struct TaskRows {
-  const TaskBlock<T>& block;
-  int set;
-  Index task, first;
-  const Index* order;  // the sample that each row is made of; null: as they come
-  Index source(Index i) const { return (block.first + task) * block.samples(set) + (order ? order[i] : i); }
-};
-
-template <class T>
-TaskRows<T> task_rows(const TaskBlock<T>& block, int set, Index task) {
-  const Index n = block.samples(set);
-  if (!block.call.shape.ordered) return {block, set, task, task * n, nullptr};
-  auto* order = reinterpret_cast<Index*>(block.space + block.call.space.order[set]) + task * n;
-  order_samples(block.call.sets[set].x + (block.first + task) * n, n, order);
-  return {block, set, task, task * n, order};
-}
-
-template <class T>
-bool gather_labels(const TaskRows<T>& rows, Status& status) {
-  const TaskBlock<T>& block = rows.block;
-  const Samples<T>& samples = block.call.sets[rows.set];
-  auto* labels = reinterpret_cast<std::int64_t*>(block.space + block.call.space.labels[rows.set]) + rows.first;
-  for (Index i = 0; i < samples.n; ++i) {
-    const Index from = rows.source(i);
-    const std::int64_t label = labels[i] = samples.labels[from];
-    if (label >= 0 && label < block.call.network.outputs) continue;
-    status = {Problem::label_out_of_range, rows.set == 1, from / samples.n, from % samples.n, label};
-    return false;
-  }
-  return true;
-}
-
-template <class T>
-bool gather_targets(const TaskRows<T>& rows, Status& status) {
-  const Call<T>& call = rows.block.call;
-  const Samples<T>& samples = call.sets[rows.set];
-  if (samples.labels) return gather_labels(rows, status);
-  const Index width = target_width(call.network.loss, call.network.outputs);
-  T* values = rows.block.space + call.space.values[rows.set] + rows.first * width;
-  for (Index i = 0; i < samples.n; ++i) copy(samples.values + rows.source(i) * width, width, values + i * width);
-  return true;
-}
-
-// The samples of all tasks of the block as padded rows; the padding and the weights stand (one_step_prepare).
-template <class T>
-bool gather_block(const TaskBlock<T>& block, int set, Status& status) {
-  const Timed timed("gather", kNoLayer, block.call.sets[set].n);
-  const Call<T>& call = block.call;
-  const Samples<T>& samples = call.sets[set];
-  const Index inputs = call.network.inputs, width = call.shape.data;
-  for (Index task = 0; task < block.count; ++task) {
-    const TaskRows<T> rows = task_rows(block, set, task);
-    T* to = block.space + call.space.data[set] + rows.first * width;
-    for (Index i = 0; i < samples.n; ++i) copy(samples.x + rows.source(i) * inputs, inputs, to + i * width);
-    if (!gather_targets(rows, status)) return false;
-  }
-  return true;
-}
-
-template <class T>
-void write_outputs(const TaskBlock<T>& block, const Sweep<T>& q) {
-  if (!block.call.outputs) return;
-  const Index width = block.call.network.outputs, stride = block.call.shape.output_width;
-  for (Index task = 0; task < block.count; ++task) {
-    const TaskRows<T> rows = task_rows(block, 1, task);
-    for (Index i = 0; i < block.samples(1); ++i)
-      copy(q.outputs() + (rows.first + i) * stride, width, block.call.outputs + rows.source(i) * width);
-  }
-}
-
-// Whole vectors from column `first` on, or a little before it, where nothing has been written yet.
-template <class T>
-void clear_columns(T* rows, Index count, Index first, Index width) {
-  for (Index r = 0; r < count; ++r)
-    for (Index c = first / kLanes<T> * kLanes<T>; c < width; c += kLanes<T>) store(rows + r * width + c, Wide<T>{});
-}
-
-// The columns beyond each row's numbers: zero, but for the ones that multiply a bias, and every pass keeps them so.
-template <class T>
-void prepare_padding(const Sweep<T>& s, Index rows, bool tangent) {
-  for (Index l = 1; l <= s.depth(); ++l) {
-    const Index used = l < s.depth() ? s.layer(l).in : s.network.outputs;
-    const Index width = l < s.depth() ? s.place(l).input_width : s.shape.output_width;
-    clear_columns(s.output(l - 1), rows, used, width);
-    clear_columns(s.output_delta(l - 1), rows, used, width);
-  }
-  if (!tangent) prepare_ones(s.network, s.shape, s.state);
-}
-
-// What lies between a row's numbers and its end: a step writes whole vectors.
-template <class T>
-void prepare_fast(const TaskBlock<T>& block, Index l) {
-  if (block.call.network.layers[l].kind != Kind::linear || block.step.by_products[l]) return;
-  const LayerPlace<T>& p = block.call.shape.places[l];
-  for (Index task = 0; task < block.step.most; ++task)
-    zero(block.fast(task) + p.weight, p.packed_rows * p.packed_width);
-}
-
-// Of the data as of every layer's input; and each sample weighs 1/n.
-template <class T>
-void prepare_samples(const TaskBlock<T>& block, int set) {
-  const Call<T>& call = block.call;
-  const Index inputs = call.network.inputs, width = call.shape.data;
-  const bool ones = call.network.layers[0].kind == Kind::linear && call.network.layers[0].bias >= 0;
-  const Index used = set == 0 ? call.shape.support : call.shape.query;
-  const T share = T(1) / static_cast<T>(call.sets[set].n);
-  clear_columns(block.space + call.space.data[set], used, inputs, width);
-  for (Index r = 0; r < used; ++r) {
-    if (ones) block.space[call.space.data[set] + r * width + inputs] = T(1);
-    block.space[call.space.weights[set] + r] = share;
-  }
-}
-
-template <class T>
-void one_step_prepare(const OneStepCall<T>& step, T* space) {
-  const Timed timed("prepare", kNoLayer, 0);
-  const TaskBlock<T> block{step, step.call, space, 0, 0};
-  const Index rows = step.call.shape.rows;
-  prepare_padding(block.support(), rows, false);
-  prepare_padding(block.query(), rows, false);
-  for (int set = 0; set < 2; ++set) prepare_samples(block, set);
-  if (step.call.second_order) prepare_padding(block.tangents(), rows, true);
-  for (Index l = 0; l < step.call.network.depth; ++l) prepare_fast(block, l);
 }
 
 template <class T>

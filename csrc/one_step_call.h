@@ -1,4 +1,4 @@
-// A meta-gradient through one inner step, in which no task has weights of its own (one_step.h).
+// A meta-gradient through one inner step, in which a task has weights of its own only where they are few (one_step.h).
 #pragma once
 
 #include "call.h"

@@ -23,11 +23,11 @@ Bits nonzero_bits(const T* row, Index units) {
   return bits & lowest_bits(units);
 }
 
-// Wide tiles of few rows, so that little is open in each.
+// Wide tiles of few rows, so that little is open in each. They also suit products of very few rows, kFewRows at most.
 #if FASTMAML_VECTOR_BYTES == 64
-constexpr int kOpenRows = 4, kOpenVectors = 3;
+constexpr int kOpenRows = 4, kOpenVectors = 3, kFewRows = 1;
 #else
-constexpr int kOpenRows = 2, kOpenVectors = 5;
+constexpr int kOpenRows = 2, kOpenVectors = 5, kFewRows = 2;
 #endif
 
 template <class T, int V, Finish F>

@@ -15,7 +15,7 @@ struct Term {
   const T* b;
   Index b_depth;
   Index depth;
-  const Bits* open = nullptr;  // of each row of A: which elements may differ from zero. Of the first term: it is asked
+  const Bits* open = nullptr;  // of each row of A: which elements may differ from zero; others have it if the first has
 };
 
 enum class Finish { store, relu, gate, update, scaled_update, weighted_update };
