@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 
 def load_core(folder: str) -> ModuleType:
@@ -30,6 +31,15 @@ if os.environ.get("FASTMAML_CORE"):
     core = load_core(os.environ["FASTMAML_CORE"])
 else:
     core = pytest.importorskip("fastmaml._core", reason="the compiled core is not installed")
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """The form of meta-gradients and the number of threads are afterwards as they were."""
+    threads = torch.get_num_threads()
+    yield
+    core.set_form("auto")
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

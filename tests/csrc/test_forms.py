@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +17,7 @@ from fastmaml.plan import InnerLr, Plan
 from tests.csrc.conftest import core
 from tests.csrc.networks import Problem, problem, relative
 
+pytestmark = pytest.mark.usefixtures("restored")
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
 BOUNDS = {torch.float32: 2e-5, torch.float64: 1e-12}
 
@@ -61,14 +60,6 @@ def taken(p: Problem, form: str) -> MetaGradient:
     if form == "lanes":  # which gathers both sets of a group at once
         assert calls["gather"] <= (p.batch.support.num_tasks + 1) // 2
     return result
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    core.set_form("auto")
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)

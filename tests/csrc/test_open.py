@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +17,7 @@ from fastmaml.plan import InnerLr
 from tests.csrc.conftest import core
 from tests.csrc.networks import Problem, problem, relative
 
+pytestmark = pytest.mark.usefixtures("restored")
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
 BOUNDS = {torch.float32: 2e-5, torch.float64: 1e-12}
 FORMS = ("copies", "products", "auto")
@@ -34,14 +33,6 @@ CASES = {
     "labels": lambda **a: problem([1, 40, 20, 5], loss="cross_entropy", support=9, activation=nn.ReLU, **a),
     "first order": lambda **a: problem([1, 40, 40, 1], rule=FirstOrder(), activation=nn.ReLU, **a),
 }
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    core.set_form("auto")
-    torch.set_num_threads(threads)
 
 
 def taken(p: Problem, form: str) -> MetaGradient:

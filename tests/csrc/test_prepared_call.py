@@ -301,3 +301,36 @@ def test_an_error_while_tensors_are_made_is_passed_on(p: Problem) -> None:
     with pytest.raises(MemoryError, match="no more"):
         call.accumulate(p.samples, 1, True, 1, True, False)
     assert p.parameters[0].grad is None
+
+
+def made_of(seed: int, tasks: int = 5) -> tuple[Tensor | None, ...]:
+    x = torch.randn(2, tasks, 10, 1, generator=torch.Generator().manual_seed(seed))
+    return x[0], x[0].sin(), None, x[1], x[1].sin(), None
+
+
+def test_what_one_call_keeps_for_the_next_leaves_no_trace() -> None:
+    core.set_poison(False)  # which is what nothing is kept for
+    shapes = [(40, 1), (40,), (40, 40), (40,), (1, 40), (1,)]
+    generator = torch.Generator().manual_seed(0)
+    parameters = [(0.3 * torch.randn(shape, generator=generator)).requires_grad_() for shape in shapes]
+    layers = [("linear", 1, 40, 0, 40, 0.0), ("relu", 40, 40, -1, -1, 0.0), ("linear", 40, 40, 80, 1680, 0.0)]
+    layers += [("relu", 40, 40, -1, -1, 0.0), ("linear", 40, 1, 1720, 1760, 0.0)]
+    model, lr = core.Model(layers, "mse", [p.numel() for p in parameters]), torch.full((1761,), 0.01)
+    results = (torch.empty(()), torch.empty(5), torch.empty(5, 10, 1), torch.empty(1761))
+
+    def prepared() -> Any:
+        slots = tuple((p, torch.empty_like(p), True) for p in parameters)
+        return core.PreparedCall_float32(
+            model, None, torch.empty_like, slots, lr.data_ptr(), True, made_of(0), results
+        )  # fmt: skip
+
+    call = prepared()
+    for seed, threads in [(0, 2), (1, 2), (2, 3), (0, 1), (1, 2)]:
+        alone = prepared().meta_gradient(made_of(seed), 1, True, threads, False)
+        again = call.meta_gradient(made_of(seed), 1, True, threads, False)
+        assert torch.equal(again[0], alone[0])
+        assert torch.equal(again[1], alone[1])
+        spoilt = made_of(3)
+        assert spoilt[0] is not None
+        spoilt[0][seed, 4] = torch.nan
+        assert call.meta_gradient(spoilt, 1, True, threads, False) is None
