@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import torch
 
 from fastmaml.batch import TaskBatch
 from fastmaml.engines.base import Accumulated, Differentiated, PreparedStep
 from fastmaml.gradients import GradientRule
 from fastmaml.state import State
-
-Result = TypeVar("Result")
 
 
 def accumulate(
@@ -28,7 +23,16 @@ def accumulate(
     Raises:
         TypeError, ValueError: as MAML.meta_loss.
     """
-    return _run(state, batch, lambda step, admitted: step.accumulate(admitted, steps, rule, outputs, overwrite))
+    if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
+        return None  # new tensors would be of other kinds
+    step = state.prepared
+    if step is not None and batch.support.weights is None and batch.query.weights is None:
+        # a batch of the form of one that was admitted needs no more checks: those of numbers are of weights alone
+        done = step.accumulate(batch, steps, rule, outputs, overwrite)
+        if done is not None or step.takes(batch):
+            return done
+    step, batch = _prepared(state, batch)
+    return None if step is None else step.accumulate(batch, steps, rule, outputs, overwrite)
 
 
 def meta_gradient(
@@ -43,23 +47,23 @@ def meta_gradient(
     Raises:
         TypeError, ValueError: as MAML.meta_loss.
     """
-    return _run(state, batch, lambda step, admitted: step.meta_gradient(admitted, steps, rule, details))
-
-
-def _run(state: State, batch: TaskBatch, verb: Callable[[PreparedStep, TaskBatch], Result | None]) -> Result | None:
-    """The verb on the step for such batches; None also where there is none."""
     if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
-        return None  # new tensors would be of other kinds
-    prepared = state.prepared
-    if prepared is not None and batch.support.weights is None and batch.query.weights is None:
-        # a batch of the form of one that was admitted needs no more checks: those of numbers are of weights alone
-        done = verb(prepared, batch)
-        if done is not None or prepared.takes(batch):
+        return None
+    step = state.prepared
+    if step is not None and batch.support.weights is None and batch.query.weights is None:
+        done = step.meta_gradient(batch, steps, rule, details)
+        if done is not None or step.takes(batch):
             return done
+    step, batch = _prepared(state, batch)
+    return None if step is None else step.meta_gradient(batch, steps, rule, details)
+
+
+def _prepared(state: State, batch: TaskBatch) -> tuple[PreparedStep | None, TaskBatch]:
+    """The step for batches of this form, where the engine prepares any, and the batch in the model's dtype."""
     found, batch = state.admit(batch)
     if not found[0].accumulates:
-        return None
-    if prepared is None or not prepared.takes(batch):
-        prepared = found[0].prepare(state.plan, state.parameters, state.like, state.inner_lr.fixed, batch)
-        state.prepared = prepared
-    return verb(prepared, batch)
+        return None, batch
+    step = state.prepared
+    if step is None or not step.takes(batch):
+        step = state.prepared = found[0].prepare(state.plan, state.parameters, state.like, state.inner_lr.fixed, batch)
+    return step, batch

@@ -169,7 +169,8 @@ class MAML(nn.Module):
             number = self.steps if steps is None else checks.whole_number("steps", steps, 1)
             state = self._current()
             _check_adapts(state, number)
-            done = direct.accumulate(state, TaskBatch.of(batch), number, self.rule, outputs, overwrite)
+            admitted = batch if type(batch) is TaskBatch else TaskBatch.of(batch)
+            done = direct.accumulate(state, admitted, number, self.rule, outputs, overwrite)
             if done is not None:
                 return done
         return self._accumulate_by_autograd(batch, steps, overwrite)
@@ -341,7 +342,7 @@ class MAML(nn.Module):
 
     def _current(self) -> State:
         state = self._state
-        if state is None or not state.is_current:
+        if state is None or state.watch.changed():
             state = self._state = State(self)
         return state
 

@@ -57,11 +57,6 @@ class State:
         self._output_shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._inner_lr: InnerLrOf | None = None
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the model is still as it was."""
-        return not self.watch.changed()
-
     def flatten(self, parameters: Sequence[Tensor]) -> Tensor:
         """[P]. Raises ValueError where a parameter has changed its size in place."""
         flat = self.plan.flatten(parameters)
