@@ -26,11 +26,11 @@ from fastmaml.engines.core_model import core_model
 from fastmaml.plan import Plan
 
 PASSES = (
-    *("prepare", "gather", "transpose", "forward", "loss", "sums", "gradient", "backward", "scale"),
-    *("tangent forward", "loss tangent", "tangent sums", "tangent gradient", "tangent backward", "reduce"),
+    *("pack", "prepare", "gather", "transpose", "forward", "loss", "sums", "gradient", "backward", "scale"),
+    *("tangent forward", "loss tangent", "tangent sums", "tangent gradient", "tangent backward", "reduce", "unpack"),
 )
-"""In the order in which a step takes them; "prepare", "gather", "transpose", "scale" and "reduce" move parameters, data
-and zeros of all layers."""
+"""In the order in which a step takes them; "pack", "prepare", "gather", "transpose", "scale", "reduce" and "unpack"
+move parameters, data and zeros of all layers."""
 
 LEAST_SHOWN = 5e-4
 """Share of the time from which a pass without products gets a line of its own."""

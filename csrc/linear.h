@@ -25,12 +25,15 @@ Output<T> forward_output(const Sweep<T>& s, Index l) {
   return out;
 }
 
-// Every row of the outputs starts from the bias, which is one more row of weights with the outputs in lanes.
+// x W + b with the outputs in lanes. The bias is one more row of weights, which a column of ones multiplies; where
+// closed units are skipped, of which the ones are none, every row of the outputs starts from it instead.
 template <class T>
-void start_from_bias(const Layer& layer, const LayerPlace<T>& p, const T* weight, Output<T>& out) {
-  if (layer.bias < 0) return;
-  out.base = weight + layer.in * p.packed_width;
-  out.base_row = 0;
+Term<T> forward_term(const Sweep<T>& s, Index l, const T* x, const T* weight, Output<T>& out) {
+  const Layer& layer = s.layer(l);
+  const LayerPlace<T>& p = s.place(l);
+  if (!s.open(l)) return {x, p.input_width, 1, weight, p.packed_width, p.packed_rows};
+  if (layer.bias >= 0) out.base = weight + layer.in * p.packed_width;
+  return {x, p.input_width, 1, weight, p.packed_width, layer.in, s.open(l)};
 }
 
 // After a layer's input has been made.
@@ -52,8 +55,7 @@ void linear_forward(const Sweep<T>& s, Index l) {
     const DotTerm<T> term{s.input(l), p.input_width, weight, p.packed_width, p.packed_width};
     return matmul_dot(s.n, layer.out, &term, 1, out);
   }
-  Term<T> term{s.input(l), p.input_width, 1, weight, p.packed_width, layer.in, s.open(l)};
-  start_from_bias(layer, p, weight, out);
+  Term<T> term = forward_term(s, l, s.input(l), weight, out);
   if (layer.layout == Layout::gram) {  // z = z_0 - lr (X X_s^T + 1) C
     term.a = s.gram->products;
     term.a_row = s.gram->stride;
@@ -190,9 +192,8 @@ void linear_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
                                 {d.input(l), p.input_width, s.theta + p.weight, p.packed_width, p.packed_width}};
     return matmul_dot(s.n, layer.out, terms, pairs, out);
   }
-  Term<T> terms[] = {{s.input(l), p.input_width, 1, d.theta + p.weight, p.packed_width, layer.in, s.open(l)},
+  Term<T> terms[] = {forward_term(s, l, s.input(l), d.theta + p.weight, out),
                      {d.input(l), p.input_width, 1, s.theta + p.weight, p.packed_width, layer.in, s.open(l)}};
-  start_from_bias(layer, p, d.theta + p.weight, out);
   if (layer.layout == Layout::gram) {
     terms[0].a = s.gram->products;
     terms[0].a_row = s.gram->stride;
