@@ -87,9 +87,16 @@ const Index* sample_order(const Task<T>& task, int set) {
   const Index n = call.sets[set].n;
   if (call.order) return call.order + task.index * n;
   if (!call.shape.ordered) return nullptr;
-  auto* order = reinterpret_cast<Index*>(task.space + call.space.order[set]);
-  order_samples(call.sets[set].x + task.index * n, n, order);
-  return order;
+  return reinterpret_cast<const Index*>(task.space + call.space.order[set]);
+}
+
+// Before the samples are gathered, where they have an order of this call's own.
+template <class T>
+void take_order(const Task<T>& task, int set) {
+  const Call<T>& call = task.call;
+  const Index n = call.sets[set].n;
+  if (!call.shape.ordered) return;
+  order_samples(call.sets[set].x + task.index * n, n, reinterpret_cast<Index*>(task.space + call.space.order[set]));
 }
 
 // Copies the samples of non-zero weight into padded rows; weights are normalised to sum to 1.
@@ -103,6 +110,7 @@ bool gather(Task<T>& task, int set) {
   T* weights = task.space + call.space.weights[set];
   T total = 0;
   Index row = 0;
+  take_order(task, set);
   const Index* order = sample_order(task, set);
   for (Index i = 0; i < samples.n; ++i) {
     const Index r = order ? order[i] : i;

@@ -36,6 +36,13 @@ Term<T> forward_term(const Sweep<T>& s, Index l, const T* x, const T* weight, Ou
   return {x, p.input_width, 1, weight, p.packed_width, layer.in, s.open(l)};
 }
 
+// x' W of a tangent, which has no bias and follows what the samples open
+template <class T>
+Term<T> tangent_term(const Sweep<T>& s, Index l, const T* x, const T* weight) {
+  const LayerPlace<T>& p = s.place(l);
+  return {x, p.input_width, 1, weight, p.packed_width, s.layer(l).in, s.open(l)};
+}
+
 // After a layer's input has been made.
 template <class T>
 void note_open(const Sweep<T>& s, Index l) {
@@ -193,7 +200,7 @@ void linear_tangent_forward(const Sweep<T>& s, const Sweep<T>& d, Index l) {
     return matmul_dot(s.n, layer.out, terms, pairs, out);
   }
   Term<T> terms[] = {forward_term(s, l, s.input(l), d.theta + p.weight, out),
-                     {d.input(l), p.input_width, 1, s.theta + p.weight, p.packed_width, layer.in, s.open(l)}};
+                     tangent_term(s, l, d.input(l), s.theta + p.weight)};
   if (layer.layout == Layout::gram) {
     terms[0].a = s.gram->products;
     terms[0].a_row = s.gram->stride;

@@ -36,8 +36,7 @@ void combined_forward(const Sweep<T>& s, Index l, const T* x, bool tangent, cons
   const bool outputs = layer.layout == Layout::outputs_in_lanes;
   Term<T> terms[2];
   int count = 0;
-  if (x && outputs && !tangent) terms[count++] = forward_term(s, l, x, weight, out);
-  if (x && outputs && tangent) terms[count++] = {x, p.input_width, 1, weight, p.packed_width, layer.in, s.open(l)};
+  if (x && outputs) terms[count++] = tangent ? tangent_term(s, l, x, weight) : forward_term(s, l, x, weight, out);
   if (x && !outputs) {
     const Finish finish = out.finish;
     const DotTerm<T> term{x, p.input_width, weight, p.packed_width, p.packed_width};

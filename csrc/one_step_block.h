@@ -21,6 +21,8 @@ struct TaskBlock {
             reinterpret_cast<const std::int64_t*>(space + call.space.labels[set]) + row,
             space + call.space.weights[set] + row};
   }
+  // Of each task, the samples in the order that they are taken in.
+  Index* order(int set) const { return reinterpret_cast<Index*>(space + call.space.order[set]); }
   // All samples of the block.
   Sweep<T> sweep(int set, Index state) const {
     return {call.network,          call.shape,    count * samples(set),        call.theta,

@@ -46,8 +46,6 @@ class OneStepJob {
     call.network = network_of(model);
     call.network.layers = layers_.data();  // with layouts of their own
     call.tasks = request.tasks;
-    call.sets[0] = request.support;
-    call.sets[1] = request.query;
     call.second_order = request.second_order;
     const Index samples = std::max(request.support.n, request.query.n);
     const Index most = std::clamp<Index>(kBlockRows / samples, 1, request.tasks);
@@ -125,7 +123,7 @@ class OneStepJob {
     space.tangent_state = places.take(shape.state);
     place_samples(places, step_.call.network, shape, 0, shape.support, space);
     place_samples(places, step_.call.network, shape, 1, shape.query, space);
-    step_.stride = padded<T>(step_.call.sets[0].n);
+    step_.stride = padded<T>(asked_.support.n);
     step_.input_products = places.take(step_.call.network.depth * shape.query * step_.stride);
     step_.adjoint_products = places.take(step_.call.network.depth * shape.query * step_.stride);
     step_.fast = places.take(step_.most * shape.packed);

@@ -17,13 +17,18 @@ struct TaskRows {
   Index source(Index i) const { return (block.first + task) * block.samples(set) + (order ? order[i] : i); }
 };
 
+// Where samples are ordered, `order_task` has been before.
 template <class T>
 TaskRows<T> task_rows(const TaskBlock<T>& block, int set, Index task) {
+  const Index first = task * block.samples(set);
+  return {block, set, task, first, block.call.shape.ordered ? block.order(set) + first : nullptr};
+}
+
+template <class T>
+void order_task(const TaskBlock<T>& block, int set, Index task) {
+  if (!block.call.shape.ordered) return;
   const Index n = block.samples(set);
-  if (!block.call.shape.ordered) return {block, set, task, task * n, nullptr};
-  auto* order = reinterpret_cast<Index*>(block.space + block.call.space.order[set]) + task * n;
-  order_samples(block.call.sets[set].x + (block.first + task) * n, n, order);
-  return {block, set, task, task * n, order};
+  order_samples(block.call.sets[set].x + (block.first + task) * n, n, block.order(set) + task * n);
 }
 
 template <class T>
@@ -60,6 +65,7 @@ bool gather_block(const TaskBlock<T>& block, int set, Status& status) {
   const Samples<T>& samples = call.sets[set];
   const Index inputs = call.network.inputs, width = call.shape.data;
   for (Index task = 0; task < block.count; ++task) {
+    order_task(block, set, task);
     const TaskRows<T> rows = task_rows(block, set, task);
     T* to = block.space + call.space.data[set] + rows.first * width;
     for (Index i = 0; i < samples.n; ++i) copy(samples.x + rows.source(i) * inputs, inputs, to + i * width);

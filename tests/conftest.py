@@ -37,3 +37,10 @@ def poisoned():
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["dlpack", "attributes"])
+def told_by(request, monkeypatch):
+    """By what the core looks at tensors; only attributes are there in any torch."""
+    if request.param == "attributes":
+        monkeypatch.setattr("fastmaml.engines.cpu._EXCHANGE", None)

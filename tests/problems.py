@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fastmaml import engines
+from fastmaml import direct, engines
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.plan import InnerLr, Plan
 
@@ -75,3 +75,16 @@ def gradients(maml: nn.Module) -> Tensor:
 
 def relative_error(given: Tensor, wanted: Tensor) -> float:
     return float((given.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-30))
+
+
+def served_by(verb, monkeypatch):
+    """A list that grows, by each call of this function of `direct`, by whether it has served."""
+    served, real = [], getattr(direct, verb)
+
+    def spy(*arguments):
+        done = real(*arguments)
+        served.append(done is not None)
+        return done
+
+    monkeypatch.setattr(direct, verb, spy)
+    return served

@@ -7,29 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from fastmaml import MAML, FirstOrder, Samples, TaskBatch, direct
-from fastmaml.engines import cpu
-from tests.problems import ON_CPU, gradients, network, task_batch
+from tests.problems import ON_CPU, gradients, network, served_by, task_batch
 
 
 @pytest.fixture
 def used(monkeypatch):
     """Whether each call of `direct.accumulate` has served."""
-    served = []
-
-    def spy(*arguments, real=direct.accumulate):
-        done = real(*arguments)
-        served.append(done is not None)
-        return done
-
-    monkeypatch.setattr(direct, "accumulate", spy)
-    return served
-
-
-@pytest.fixture(params=["dlpack", "attributes"])
-def told_by(request, monkeypatch):
-    """By what the core looks at tensors; only attributes are there in any torch."""
-    if request.param == "attributes":
-        monkeypatch.setattr(cpu, "_EXCHANGE", None)
+    return served_by("accumulate", monkeypatch)
 
 
 def by_autograd(maml, batch, steps=None):

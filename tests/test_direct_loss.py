@@ -6,29 +6,15 @@ import pytest
 import torch
 
 from fastmaml import MAML, Samples, TaskBatch, direct
-from fastmaml.engines import cpu
-from tests.problems import gradients, network, task_batch
+from tests.problems import gradients, network, served_by, task_batch
 
-
-@pytest.fixture(autouse=True, params=["dlpack", "attributes"])
-def told_by(request, monkeypatch):
-    """By what the core looks at tensors; only attributes are there in any torch."""
-    if request.param == "attributes":
-        monkeypatch.setattr(cpu, "_EXCHANGE", None)
+pytestmark = pytest.mark.usefixtures("told_by")
 
 
 @pytest.fixture
 def used(monkeypatch):
     """Whether each call of `direct.meta_gradient` has served."""
-    served = []
-
-    def spy(*arguments, real=direct.meta_gradient):
-        done = real(*arguments)
-        served.append(done is not None)
-        return done
-
-    monkeypatch.setattr(direct, "meta_gradient", spy)
-    return served
+    return served_by("meta_gradient", monkeypatch)
 
 
 def unprepared(maml, batch, steps=None):

@@ -27,9 +27,9 @@ class SinusoidRecipe(Recipe):
     The paper's text gives an inner step size of 0.01, the default command of its code 0.001; here it is 0.002. Mean
     squared errors of seeds 0 to 7 on the 1,000 test tasks after 1, 5 and 10 steps: .565/.287/.256 on average, at most
     .611/.310/.274 (paper: .67/.38/.35), but for seed 2, whose further steps after .607 diverge on a task; the 95%
-    confidence interval of one seed's first number is about ±.045. There as where the inner step size is larger, and
-    with a larger step size of Adam or twice the iterations, the network trained on
-    K = 10 can overshoot on a few tasks of K = 5, and the mean over tasks grows or diverges after several steps.
+    confidence interval of one seed's first number is about ±.045. There, as where the inner step size or that of Adam
+    is larger or the iterations are twice as many, the network trained on K = 10 overshoots on a few tasks of K = 5, and
+    the mean over tasks grows or diverges after several steps.
     """
 
     name: ClassVar[str] = "sinusoid"
