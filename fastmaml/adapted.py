@@ -54,9 +54,38 @@ class AdaptedTasks:
         return state
 
 
+class AdaptedTask:
+    """What `MAML.adapt_task` gives: one adapted network.
+
+    Args:
+        tasks: that task alone.
+    """
+
+    def __init__(self, tasks: AdaptedTasks) -> None:
+        self._tasks = tasks
+
+    @property
+    def parameters(self) -> Tensor:
+        """The fast parameters [P]."""
+        return self._tasks.parameters[0]
+
+    @property
+    def losses(self) -> Tensor:
+        """Support losses [K], each taken before its inner step."""
+        return self._tasks.losses[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs [M, ...] of the adapted network on x [M, ...], in no graph."""
+        return self._tasks(x[None])[0]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As `AdaptedTasks.state_dict`."""
+        return self._tasks.state_dict(0)
+
+
 @dataclass(frozen=True, eq=False)
 class Details:
-    """More of a meta-step, in no graph.
+    """More of a meta-step, in no graph: the loss alone is differentiable, and a term made of these adds no gradient.
 
     Args:
         task_losses: query losses [T].
@@ -65,6 +94,9 @@ class Details:
 
     task_losses: Tensor
     outputs: Tensor
+
+    def __repr__(self) -> str:
+        return f"Details(in no graph: task_losses={self.task_losses}, outputs {list(self.outputs.shape)})"
 
 
 def without_padding(outputs: Tensor, weights: Tensor | None) -> Tensor:

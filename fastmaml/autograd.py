@@ -43,9 +43,7 @@ class MetaLoss(torch.autograd.Function):
 
     @classmethod
     def wire(cls, loss: Tensor, computed: Computed, inputs: Sequence[Tensor]) -> Tensor:
-        """`apply`, with an error of our own inside torch.func's transforms."""
-        if torch._C._are_functorch_transforms_active():
-            raise RuntimeError("meta_loss cannot be transformed by torch.func; use backward() or torch.autograd.grad")
+        """`apply`, outside of torch.func's transforms."""
         # Function's own, in Python, looks for what functorch has left behind, at a third of the time of the whole
         wired: Tensor = super(torch.autograd.Function, cls).apply((loss, computed), *inputs)  # type: ignore[misc]
         return wired
@@ -62,4 +60,5 @@ class MetaLoss(torch.autograd.Function):
                 "meta_loss has no second derivative: backward or autograd.grad was called with create_graph=True. "
                 "Leave it out"
             )
+        ctx.saved_tensors  # noqa: B018 - none are, but asking raises torch's error in a graph that is freed
         return None, *ctx.computed.times(grad_outputs[0])

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.maml import MAML
 from fastmaml.metrics import task_accuracies
+from fastmaml.statistics import updates_statistics
 from fastmaml.step import MetaStep, is_hooked
 
 
@@ -58,6 +59,8 @@ def capture_obstacle(maml: MAML, optimizer: Optimizer, scheduler: LRScheduler | 
         return f"engine {maml.engine.name!r} waits for the device; 'gpu' does not"
     if getattr(maml.meta_loss, "__func__", None) is not MAML.meta_loss:
         return f"{type(maml).__name__} has a meta_loss of its own"
+    if maml.batch_norm == "running" and any(map(updates_statistics, maml.model.modules())):
+        return "batch_norm='running' changes buffers beside the parameters"
     return _optimizer_obstacle(optimizer, scheduler) or _hooks_obstacle(maml, optimizer)
 
 
@@ -129,8 +132,7 @@ class CapturedStep:
         maml, groups = self.maml, self._step.optimizer.param_groups
         return (
             maml.plan,  # another one whenever the model has changed
-            maml.steps,
-            maml.rule,
+            maml.options,
             tuple((t.shape, t.dtype, t.device) for t in _tensors(batch)),
             tuple(p.data_ptr() for p in maml.parameters()),
             tuple((k, id(v) if isinstance(v, Tensor) else v) for g in groups for k, v in g.items() if k != "params"),

@@ -13,6 +13,12 @@ from torch import Tensor
 from fastmaml.batch import Samples
 from fastmaml.plan import BatchNormLayer, Plan
 
+#: what an error says of samples [N, ...] that lack a dimension for tasks
+ONE_TASK = (
+    "one task's samples; allowed is [T, N, ...] (tasks, samples, ...): call unsqueeze(0) on x and y, or give them to "
+    "adapt_task"
+)
+
 
 def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
     """`value` as an int ≥ `least`; TypeError or ValueError otherwise."""
@@ -28,14 +34,28 @@ def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
 def signature(samples: Samples) -> tuple[Any, ...]:
     """All of the samples but their numbers, to see at a glance that they are as before.
 
-    Raises AttributeError or TypeError for what is no tensor.
+    Raises AttributeError, TypeError or RuntimeError for what is no ordinary tensor.
     """
     x, y, weights = samples.x, samples.y, samples.weights
     key = (
-        *(x.shape, x.dtype, x.device, x.is_contiguous(), x.requires_grad, x.is_inference()),
-        *(y.shape, y.dtype, y.device, y.is_contiguous(), y.requires_grad, y.is_inference()),
+        *(type(x), x.shape, x.dtype, x.device, x.is_contiguous(), x.requires_grad, x.is_inference(), x.is_neg()),
+        *(type(y), y.shape, y.dtype, y.device, y.is_contiguous(), y.requires_grad, y.is_inference(), y.is_neg()),
     )
     return key if weights is None else (*key, *signature(Samples(weights, weights)))
+
+
+def check_no_graph(*sets: tuple[str, Samples]) -> None:
+    """Raises ValueError, if autograd is on, for samples that wait for a gradient, which they would never get."""
+    if not torch.is_grad_enabled():
+        return
+    for name, samples in sets:
+        for field, tensor in samples.fields():
+            if getattr(tensor, "requires_grad", False):
+                raise ValueError(
+                    f"{name + '.' if name else ''}{field}: given a tensor that requires grad, and adaptation gives its "
+                    "samples no gradient. Make what comes before it a part of the model (adapted= says which "
+                    "parameters adapt), or call .detach() if no gradient is meant"
+                )
 
 
 def check_parameters(plan: Plan, parameters: Sequence[Tensor]) -> None:
@@ -67,6 +87,8 @@ def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
     _check_kind(name, x, like, integers=plan.layers is None)
     sample = tuple(x.shape[2:])
     obstacle = plan.shape_obstacle(sample)
+    if obstacle is not None and plan.layers is not None and plan.shape_obstacle(tuple(x.shape[1:])) is None:
+        raise ValueError(f"{name}: given shape {list(x.shape)}, which is {ONE_TASK}")
     if obstacle is not None and plan.takes_images:
         raise ValueError(
             f"{name}: given shape {list(x.shape)}; {obstacle}: give images of another size or number of channels"
@@ -202,13 +224,13 @@ def check_finite(*sets: tuple[str, Samples]) -> None:
 
 
 def is_plain(samples: Samples) -> bool:
-    """Whether all tensors are contiguous, in no graph, and not made in inference mode."""
+    """Whether all tensors are contiguous, in no graph, not made in inference mode, and no view of negated numbers."""
     weights = samples.weights
     return _is_plain(samples.x) and _is_plain(samples.y) and (weights is None or _is_plain(weights))
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() and not tensor.requires_grad and not tensor.is_inference()
+    return tensor.is_contiguous() and not tensor.requires_grad and not tensor.is_inference() and not tensor.is_neg()
 
 
 def plain_samples(samples: Samples) -> Samples:
@@ -218,8 +240,8 @@ def plain_samples(samples: Samples) -> Samples:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The tensor, contiguous, in no graph, and not made in inference mode; copied only where that takes it."""
+    """The tensor, contiguous, in no graph, its numbers as they are in memory; copied only where that takes it."""
     if tensor.is_inference():
         with torch.inference_mode(False):
-            return tensor.clone(memory_format=torch.contiguous_format)
-    return tensor.detach().contiguous()
+            return tensor.clone(memory_format=torch.contiguous_format).resolve_neg()
+    return tensor.detach().contiguous().resolve_neg()

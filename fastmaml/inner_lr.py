@@ -67,8 +67,18 @@ class InnerLrOf:
         values = _spread(torch.tensor(rates, dtype=like.dtype, device=like.device), plan)
         self.fixed = InnerLr(torch.where(self.mask > 0, values, 0))
 
+    def check_learned(self, inner_lr: Tensor) -> None:
+        """Raises ValueError unless a learned tensor has one number for each parameter, or for each element."""
+        sizes = (len(self.plan.slots), self.plan.num_parameters)
+        if inner_lr.dim() != 1 or inner_lr.numel() not in sizes:
+            raise ValueError(
+                f"inner_lr: has shape {list(inner_lr.shape)}; the model takes [{sizes[0]}], one of each parameter, or "
+                f"[{sizes[1]}], one of each element"
+            )
+
     def learned(self, inner_lr: Tensor) -> InnerLr:
         """Of a learned tensor, [number of parameters] or [P]."""
+        self.check_learned(inner_lr)
         values = inner_lr.detach().to(self.mask)
         uniform = values.numel() == len(self.plan.slots)
         if uniform:

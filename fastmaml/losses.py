@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+_NO_LABEL = -100  # what torch's cross-entropy ignores by default
 
 #: loss(outputs [N, ...], targets [N, ...], weights [N] or None) -> scalar
 LossFn = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
@@ -115,8 +117,9 @@ def resolve(loss: str | Callable[..., Tensor]) -> tuple[str | None, LossFn]:
     """The name that kernels know the loss by (None for any other callable), and the loss as a function.
 
     Args:
-        loss: "mse", "cross_entropy", "gaussian", "categorical", one of these functions, or a callable
-            loss(outputs [N, ...], targets [N, ...]) -> mean, or loss(outputs, targets, weights [N] or None).
+        loss: "mse", "cross_entropy", "gaussian", "categorical", one of these functions, torch's own form of the first
+            two in its default settings, or a callable loss(outputs [N, ...], targets [N, ...]) -> mean, or
+            loss(outputs, targets, weights [N] or None).
     Raises:
         ValueError: for a name that is not known. TypeError: for what is neither a name nor callable.
     """
@@ -131,7 +134,37 @@ def resolve(loss: str | Callable[..., Tensor]) -> tuple[str | None, LossFn]:
     for name, function in NAMED.items():
         if loss is function:
             return name, function
-    return None, loss if _takes_weights(loss) else Unweighted(loss)
+    known = _of_torch(loss)
+    return (None, as_callable(loss)) if known is None else (known, NAMED[known])
+
+
+def as_callable(loss: Callable[..., Tensor]) -> LossFn:
+    """A loss as a function of outputs, targets and weights, whatever it is."""
+    return loss if _takes_weights(loss) else Unweighted(loss)
+
+
+def is_of_torch(loss: object) -> bool:
+    """Whether a loss is torch's own form of one of `NAMED`, which takes more shapes than ours."""
+    return callable(loss) and _of_torch(loss) is not None
+
+
+def _of_torch(loss: Callable[..., Tensor]) -> str | None:
+    """The name of torch's own mean squared error or cross-entropy; None for others, and for other settings."""
+    if loss is F.mse_loss or loss is F.cross_entropy:
+        return "mse" if loss is F.mse_loss else "cross_entropy"
+    if not isinstance(loss, (nn.MSELoss, nn.CrossEntropyLoss)) or _is_altered(loss):
+        return None
+    if type(loss) is nn.MSELoss:
+        return "mse" if loss.reduction == "mean" else None
+    if type(loss) is not nn.CrossEntropyLoss:
+        return None
+    settings = (loss.weight is None, loss.reduction, loss.ignore_index, loss.label_smoothing)
+    return "cross_entropy" if settings == (True, "mean", _NO_LABEL, 0.0) else None
+
+
+def _is_altered(loss: nn.Module) -> bool:
+    """Whether it computes something else than its class says."""
+    return "forward" in vars(loss) or bool(loss._forward_hooks or loss._forward_pre_hooks)
 
 
 def _takes_weights(loss: Callable[..., Tensor]) -> bool:

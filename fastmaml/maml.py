@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Literal, overload
 
@@ -11,17 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from fastmaml import checks, direct, ops
-from fastmaml.adapted import AdaptedTasks, Details, without_padding
+from fastmaml.adapted import AdaptedTask, AdaptedTasks, Details, without_padding
 from fastmaml.autograd import Computed, MetaLoss
 from fastmaml.batch import Samples, TaskBatch
+from fastmaml.configured import Configured
+from fastmaml.diagnosis import Diagnosis, diagnose
 from fastmaml.engines.base import Accumulated, Engine, MetaGradient
 from fastmaml.gradients import GradientRule, SecondOrder
-from fastmaml.inner_lr import LearnLr, check_learn, initial
-from fastmaml.plan import InnerLr, Plan
+from fastmaml.inner_lr import LearnLr
+from fastmaml.options import Options
+from fastmaml.plan import InnerLr
+from fastmaml.running import update_statistics
 from fastmaml.state import State
+from fastmaml.synchronisation import Group, check_synchronised, several_processes
 
 
-class MAML(nn.Module):
+class MAML(Configured):
     """Model-agnostic meta-learning of a network's initialisation.
 
     Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", ICML 2017,
@@ -32,23 +37,30 @@ class MAML(nn.Module):
         maml.meta_loss(batch).backward()
         optimizer.step()
 
+    Every option may be assigned later (`maml.lr = 0.05`), and counts from the next call; learn_lr alone cannot. So a
+    schedule of the inner step size is an assignment before each call.
+
     Args:
-        model: the network. It is wrapped, not copied; its buffers, running statistics included, stay as they are.
+        model: the network. It is wrapped, not copied; its buffers stay as they are, but for batch_norm="running".
         lr: inner step size, of a mean-reduced loss; one number, or {fnmatch pattern on parameter names: number},
             of which the first that matches counts.
         steps: inner steps K ≥ 1.
-        loss: "mse", "cross_entropy", or a callable loss(outputs [N, ...], targets [N, ...][, weights [N]]) -> mean.
+        loss: "mse", "cross_entropy", torch's own form of these (nn.MSELoss(), F.cross_entropy, ...), or a callable
+            loss(outputs [N, ...], targets [N, ...][, weights [N]]) -> mean.
         rule: how the meta-gradient is taken.
         engine: "auto" (the fastest that runs the model), a name in `fastmaml.engines.NAMES`, or an Engine.
         adapted, meta_learned: fnmatch patterns on parameter names: which ones inner steps change, and which ones get
             a meta-gradient; None for all. Parameters with requires_grad=False are neither.
         learn_lr: False, or one learned step size for each "parameter" or each "element"; then `maml.inner_lr`, in
             the order of `maml.plan.slots`, is among maml.parameters().
+        batch_norm: what norms with running statistics normalise by. "batch": by the batch at hand, in train and eval
+            mode alike, as in the paper; running statistics are neither used nor changed. "running": in train mode by
+            the batch at hand, in eval mode by the running statistics. These move at each `meta_loss` and `backward`
+            in train mode: the K support passes and the query pass of each task update copies of them by the norm's
+            momentum, and the mean of these copies over tasks and passes takes their place.
     Raises:
         TypeError, ValueError: naming the argument, what was given, and what is allowed.
     """
-
-    inner_lr: nn.Parameter | None
 
     def __init__(
         self,
@@ -61,79 +73,63 @@ class MAML(nn.Module):
         adapted: Iterable[str] | None = None,
         meta_learned: Iterable[str] | None = None,
         learn_lr: LearnLr = False,
+        batch_norm: str = "batch",
     ) -> None:
-        super().__init__()
-        if not isinstance(rule, GradientRule):
-            raise TypeError(f"rule: given {rule!r}; allowed is a GradientRule, such as SecondOrder() or FirstOrder()")
-        check_learn(learn_lr)
-        self.lr = dict(lr) if isinstance(lr, Mapping) else lr
-        self.loss, self.rule, self.asked_engine = loss, rule, engine
-        self.adapted, self.meta_learned = _kept(adapted), _kept(meta_learned)
-        self.steps = checks.whole_number("steps", steps, 1)
-        self.learn_lr = learn_lr
-        self.inner_lr = None
-        if isinstance(model, nn.Module):  # Plan.of says what is wrong otherwise
-            self.model = model
-        else:
-            Plan.of(model)
-        self._state: State | None = None
+        options = Options(lr, steps, loss, rule, engine, adapted, meta_learned, learn_lr, batch_norm)
+        super().__init__(model, options)
         self._handle = ops.register(self)
-        if learn_lr:
-            state = self._current()
-            self.inner_lr = nn.Parameter(initial(state.rates, state.plan, learn_lr, state.like))
-        self._current()
 
     def forward(self, x: Tensor) -> Tensor:
         """The wrapped model's own output."""
         outputs: Tensor = self.model(x)
         return outputs
 
-    @property
-    def plan(self) -> Plan:
-        """The model's Plan in its present mode."""
-        return self._current().plan
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that runs the model in its present mode."""
-        return self._current().choice.engines[0]
-
-    def explain(self) -> str:
-        """Which engine runs the model, and why not each faster one."""
-        return self._current().choice.explain()
-
-    def extra_repr(self) -> str:
-        lr = f"learned per {self.learn_lr}" if self.learn_lr else self.lr
-        return f"lr={lr}, steps={self.steps}, loss={self.loss!r}, rule={self.rule}, engine={self.asked_engine!r}"
+    @overload
+    def meta_loss(
+        self, batch: Any, steps: int | None = None, details: Literal[False] = False, *, group: Group | None = ...
+    ) -> Tensor: ...
 
     @overload
-    def meta_loss(self, batch: Any, steps: int | None = None, details: Literal[False] = False) -> Tensor: ...
+    def meta_loss(
+        self, batch: Any, steps: int | None = None, *, details: Literal[True], group: Group | None = ...
+    ) -> tuple[Tensor, Details]: ...
 
-    @overload
-    def meta_loss(self, batch: Any, steps: int | None = None, *, details: Literal[True]) -> tuple[Tensor, Details]: ...
-
-    def meta_loss(self, batch: Any, steps: int | None = None, details: bool = False) -> Tensor | tuple[Tensor, Details]:
+    def meta_loss(
+        self, batch: Any, steps: int | None = None, details: bool = False, *, group: Group | None = Group.UNSAID
+    ) -> Tensor | tuple[Tensor, Details]:
         """The mean query loss over tasks after the inner steps; its backward pass gives the meta-gradient.
 
         The gradient is computed at once, by the engine. Under torch.no_grad() the loss is in no graph.
 
         Args:
-            batch: a TaskBatch, (support_x, support_y, query_x, query_y), or {"train": (x, y), "test": (x, y)};
-                x is [T, N, ...]; y is [T, N] int64 labels or [T, N, outputs] targets.
+            batch: a TaskBatch, (support_x, support_y, query_x, query_y), {"train": (x, y), "test": (x, y)}, or a list
+                of tasks as `TaskBatch.of_tasks` takes them; x is [T, N, ...]; y is [T, N] int64 labels or
+                [T, N, outputs] targets. None of them may require grad.
             steps: inner steps ≥ 1, if others than the MAML's own.
-            details: whether to return (loss, Details(task_losses [T], outputs [T, M, ...])).
+            details: whether to return (loss, Details(task_losses [T], outputs [T, M, ...])). The loss alone is
+                differentiable: details are in no graph.
+            group: None says that the caller brings the gradients of several processes together.
         Returns:
-            a scalar. It may be infinite or NaN where training diverges.
+            a scalar. It may be infinite or NaN where training diverges. Its backward pass runs once, unless it is
+            told to retain the graph.
         Raises:
             TypeError, ValueError: naming the argument, what was given, and what is allowed; NaN in the data, too.
+            RuntimeError: several processes train, and nothing would bring their gradients together.
         """
         if torch.compiler.is_compiling():
-            return self._compiled(batch, steps, details)
+            return self._compiled(batch, steps, details, group is None)
         batch = TaskBatch.of(batch)
-        steps = self.steps if steps is None else checks.whole_number("steps", steps, 1)
+        steps = self._options.steps if steps is None else checks.whole_number("steps", steps, 1)
         state = self._current()
+        _check_untransformed("meta_loss")
+        differentiable = torch.is_grad_enabled()
+        if differentiable:
+            checks.check_no_graph(("support", batch.support), ("query", batch.query))
+            check_synchronised(state.model, group, through_autograd=True)
         loss, derivative, query_losses, outputs = self._differentiated(state, batch, steps, details)
-        if torch.is_grad_enabled():
+        if state.updates_statistics:
+            self._update_statistics(state, batch, steps)
+        if differentiable:
             inputs = state.wired_parameters if self.inner_lr is None else [*state.wired_parameters, self.inner_lr]
             loss = MetaLoss.wire(loss, derivative, inputs)
         if not details:
@@ -142,21 +138,29 @@ class MAML(nn.Module):
         assert outputs is not None
         return loss, Details(query_losses, without_padding(outputs, batch.query.weights))
 
-    def backward(self, batch: Any, steps: int | None = None) -> Tensor:
+    def backward(self, batch: Any, steps: int | None = None, *, group: Group | None = Group.UNSAID) -> Tensor:
         """`meta_loss(batch, steps)` and its `backward()` in one: adds the meta-gradient to the parameters' `.grad`.
 
         It leaves out autograd's engine, which costs more than all of a small meta-step. Hooks on the parameters run;
         those that DistributedDataParallel puts beside them do not.
 
+        Args:
+            batch, steps: as `meta_loss`.
+            group: None says that the caller brings the gradients of several processes together.
         Returns:
             the mean query loss [], in no graph.
         Raises:
-            TypeError, ValueError: as `meta_loss`; then no gradient has been touched.
+            TypeError, ValueError, RuntimeError: as `meta_loss`; then no gradient has been touched.
         """
-        return self.accumulate(batch, steps).loss
+        return self.accumulate(batch, steps, group=group).loss
 
     def accumulate(
-        self, batch: Any, steps: int | None = None, outputs: bool = False, overwrite: bool = False
+        self,
+        batch: Any,
+        steps: int | None = None,
+        outputs: bool = False,
+        overwrite: bool = False,
+        group: Group | None = Group.UNSAID,
     ) -> Accumulated:
         """`backward` as a trainer calls it.
 
@@ -164,20 +168,25 @@ class MAML(nn.Module):
             outputs: whether the query outputs are wanted.
             overwrite: write over the gradients that are there, instead of adding to them.
         """
+        check_synchronised(self.model, group, through_autograd=False)
         overridden = getattr(self.meta_loss, "__func__", None) is not MAML.meta_loss  # someone adds to the loss
         if self.inner_lr is None and not overridden and not torch.compiler.is_compiling():
-            number = self.steps if steps is None else checks.whole_number("steps", steps, 1)
+            number = self._options.steps if steps is None else checks.whole_number("steps", steps, 1)
             state = self._current()
             _check_adapts(state, number)
             admitted = batch if type(batch) is TaskBatch else TaskBatch.of(batch)
-            done = direct.accumulate(state, admitted, number, self.rule, outputs, overwrite)
+            checks.check_no_graph(("support", admitted.support), ("query", admitted.query))
+            done = direct.accumulate(state, admitted, number, self._options.rule, outputs, overwrite)
             if done is not None:
+                if state.updates_statistics:
+                    self._update_statistics(state, admitted, number)
                 return done
         return self._accumulate_by_autograd(batch, steps, overwrite)
 
     def _accumulate_by_autograd(self, batch: Any, steps: int | None, overwrite: bool) -> Accumulated:
+        alone: dict[str, None] = {"group": None} if several_processes() else {}  # which `accumulate` has checked
         with torch.inference_mode(False), torch.enable_grad():
-            loss, details = self.meta_loss(batch, steps, details=True)
+            loss, details = self.meta_loss(batch, steps, details=True, **alone)
             if overwrite:
                 self.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -191,11 +200,13 @@ class MAML(nn.Module):
             support: Samples, (x [T, N, ...], y) or (x, y, weights [T, N]).
             steps: inner steps ≥ 0, if others than the MAML's own; 0 gives the initialisation.
         Raises:
-            as `meta_loss`.
+            as `meta_loss`; RuntimeError inside a transform of torch.func.
         """
         support = Samples.of(support)
-        steps = self.steps if steps is None else checks.whole_number("steps", steps, 0)
+        steps = self._options.steps if steps is None else checks.whole_number("steps", steps, 0)
         state = self._current()
+        _check_untransformed("adapt_tasks")
+        checks.check_no_graph(("support", support))
         with _no_graph():
             found, support = state.admit_support(support)
             _check_adapts(state, steps)
@@ -204,6 +215,22 @@ class MAML(nn.Module):
             if not math.isfinite(losses.sum().item()):
                 checks.check_finite(("support", support))
         return AdaptedTasks(self, fast, losses)
+
+    def adapt_task(self, x: Any, y: Tensor, weights: Tensor | None = None, steps: int | None = None) -> AdaptedTask:
+        """Adapts the model to one task: `adapt_tasks` without a dimension for tasks.
+
+        Args:
+            x: inputs [N, ...].
+            y: int64 labels [N], or float targets [N, outputs].
+            weights: [N], or None.
+            steps: as `adapt_tasks`.
+        """
+        given = (("x", x), ("y", y), ("weights", weights))
+        for name, tensor in given:
+            if not isinstance(tensor, Tensor) and not (tensor is None and name == "weights"):
+                raise TypeError(f"{name}: given {type(tensor).__name__}; allowed is a torch.Tensor [N, ...]")
+        support = Samples(x[None], y[None], None if weights is None else weights[None])
+        return AdaptedTask(self.adapt_tasks(support, steps))
 
     def predict(self, batch: Any, x: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Adapts to a support set, then runs the adapted networks on x: outputs [T, M, ...].
@@ -221,19 +248,49 @@ class MAML(nn.Module):
             raise TypeError("x: not given; it may be left out only where a whole TaskBatch is given")
         return self.adapt_tasks(batch, steps)(x)
 
+    def check(self, batch: Any, steps: int | None = None) -> Diagnosis:
+        """Compares the meta-gradient of the model and the loss with finite differences, in float64, on the first task.
+
+        What it is for: code that is silently not meta-learned, as by `.data`, `.detach()` or a copy of a parameter in
+        the forward pass. It also says which buffers a forward pass changes, and whether it draws random numbers. The
+        MAML is left as it is. It takes a few adaptations for each parameter tensor.
+
+            print(maml.check(batch))
+
+        Args:
+            batch, steps: as `meta_loss`.
+        Returns:
+            a Diagnosis; `ok` says whether every parameter gets the gradient that it should.
+        Raises:
+            TypeError, ValueError: as `meta_loss`, and where the model cannot be copied.
+        """
+        return diagnose(self, batch, self._options.steps if steps is None else checks.whole_number("steps", steps, 1))
+
+    def inner_lr_in_force(self) -> InnerLr:
+        """The inner step size of every element, as engines take it."""
+        return self._lr(self._current(), self.inner_lr)
+
     def run_adapted(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Outputs [T, M, ...] of fast parameters [T, P] on x [T, M, ...], in no graph."""
         state = self._current()
+        _check_untransformed("an adapted network")
+        checks.check_no_graph(("", Samples(x, x)))
         with _no_graph():
             found = state.admit_inputs(x, parameters)
             x = checks.plain(x)
             return state.choice.run(found, lambda engine: engine.predict(state.plan, parameters, x))
 
     def computed(
-        self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int
+        self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int, alone: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """What compiled code asks for: loss, gradient [P], gradient of the inner lr, task losses, outputs."""
         state, steps = self._current(), checks.whole_number("steps", steps, 1)
+        check_synchronised(state.model, None if alone else Group.UNSAID, through_autograd=True)
+        if state.updates_statistics:
+            raise RuntimeError(
+                "batch_norm: 'running' changes buffers in train mode, which a compiled step cannot; "
+                "leave meta_loss out of what is compiled"
+            )
         result, loss = self._run(state, parameters, inner_lr, batch, steps)
         outputs = without_padding(result.query_outputs, batch.query.weights)
         return loss, result.gradient, self._lr_gradient(state, result), result.query_losses, outputs
@@ -260,7 +317,7 @@ class MAML(nn.Module):
         with _no_graph():
             flat, lr = state.flatten(state.parameters), self._lr(state, self.inner_lr)
             engine = state.choice.engines[0]
-            found = engine.meta_gradient(state.plan, flat, lr, batch, self.steps, self.rule)
+            found = engine.meta_gradient(state.plan, flat, lr, batch, self._options.steps, self._options.rule)
             pieces = list(state.plan.unflatten(found.gradient).values())
             gradients = [pieces[index] for index in state.wired]
             of_lr = self._lr_gradient(state, found)
@@ -286,15 +343,16 @@ class MAML(nn.Module):
         steps: int,
     ) -> tuple[MetaGradient, Tensor]:
         """What the engine gives, and the mean query loss."""
+        rule = self._options.rule
         with _no_graph():
             found, batch = state.admit(batch)
             _check_adapts(state, steps)
             flat, lr = state.flatten(parameters), self._lr(state, learned_lr)
             if len(found) == 1:
-                result = found[0].meta_gradient(state.plan, flat, lr, batch, steps, self.rule)
+                result = found[0].meta_gradient(state.plan, flat, lr, batch, steps, rule)
             else:
                 result = state.choice.run(
-                    found, lambda engine: engine.meta_gradient(state.plan, flat, lr, batch, steps, self.rule)
+                    found, lambda engine: engine.meta_gradient(state.plan, flat, lr, batch, steps, rule)
                 )
             loss = state.mean(result.query_losses)
             if not math.isfinite(loss.item()):
@@ -306,7 +364,7 @@ class MAML(nn.Module):
     ) -> tuple[Tensor, Computed, Tensor | None, Tensor | None]:
         """The mean query loss, its derivative, and where details are wanted the query losses and outputs."""
         if self.inner_lr is None and state.adapts:
-            found = direct.meta_gradient(state, batch, steps, self.rule, details)
+            found = direct.meta_gradient(state, batch, steps, self._options.rule, details)
             if found is not None:
                 computed = Computed(found.gradient, None, state.parameters, state.wired, found.pieces)
                 return found.loss, computed, found.query_losses, found.query_outputs
@@ -322,9 +380,26 @@ class MAML(nn.Module):
             return None
         return state.inner_lr.gradient(result.inner_lr_gradient, self.inner_lr)
 
-    def _compiled(self, batch: Any, steps: int | None, details: bool) -> Tensor | tuple[Tensor, Details]:
+    def _update_statistics(self, state: State, batch: TaskBatch, steps: int) -> None:
+        with _no_graph():
+            found, batch = state.admit(batch)
+            update_statistics(state.plan, self._passes(state, found, batch, steps))
+
+    def _passes(
+        self, state: State, found: list[Engine], batch: TaskBatch, steps: int
+    ) -> Iterator[tuple[Tensor, Samples]]:
+        """The forward passes of a meta-step: fast parameters [T, P] and the samples that they see."""
+        plan, lr = state.plan, self._lr(state, self.inner_lr)
+        fast = state.flatten(state.parameters).expand(batch.num_tasks, -1).contiguous()
+        for _ in range(steps):
+            yield fast, batch.support
+            fast, _ = state.choice.run(found, lambda engine: engine.adapt(plan, fast, lr, batch.support, 1))  # noqa: B023
+        yield fast, batch.query
+
+    def _compiled(self, batch: Any, steps: int | None, details: bool, alone: bool) -> Tensor | tuple[Tensor, Details]:
         batch = TaskBatch.of(batch)
         support, query = batch.support, batch.query
+        checks.check_no_graph(("support", support), ("query", query))
         loss, _, _, task_losses, outputs = ops.meta_loss(
             list(self.model.parameters()),
             self.inner_lr,
@@ -335,23 +410,23 @@ class MAML(nn.Module):
             query.y,
             query.weights,
             self._handle,
-            self.steps if steps is None else steps,
+            self._options.steps if steps is None else steps,
             details,
+            alone,
         )
         return (loss, Details(task_losses, outputs)) if details else loss
-
-    def _current(self) -> State:
-        state = self._state
-        if state is None or state.watch.changed():
-            state = self._state = State(self)
-        return state
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_state": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._handle = ops.register(self)
+
+
+def _check_untransformed(what: str) -> None:
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            f"{what} cannot be transformed by torch.func, which knows nothing of how its numbers are made; use "
+            "meta_loss(batch).backward() or torch.autograd.grad"
+        )
 
 
 def _check_adapts(state: State, steps: int) -> None:
@@ -376,7 +451,3 @@ def _no_graph() -> AbstractContextManager[Any]:
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.no_grad())
     return stack
-
-
-def _kept(patterns: Iterable[str] | None) -> tuple[str, ...] | str | None:
-    return patterns if patterns is None or isinstance(patterns, str) else tuple(patterns)

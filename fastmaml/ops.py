@@ -17,7 +17,7 @@ class Owner(Protocol):
     """What the op asks of the MAML that a compiled step belongs to."""
 
     def computed(
-        self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int
+        self, parameters: Sequence[Tensor], inner_lr: Tensor | None, batch: TaskBatch, steps: int, alone: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """loss [], gradient [P], gradient of the learned inner lr, task losses [T], outputs [T, M, ...]."""
 
@@ -43,7 +43,7 @@ def register(owner: Owner) -> int:
     "fastmaml::meta_loss",
     mutates_args=(),
     schema="(Tensor[] parameters, Tensor? inner_lr, Tensor support_x, Tensor support_y, Tensor? support_weights, "
-    "Tensor query_x, Tensor query_y, Tensor? query_weights, int handle, int steps, bool details) "
+    "Tensor query_x, Tensor query_y, Tensor? query_weights, int handle, int steps, bool details, bool alone) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def meta_loss(
@@ -58,18 +58,22 @@ def meta_loss(
     handle: int,
     steps: int,
     details: bool,
+    alone: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The meta-step as one opaque op, for torch.compile.
 
     Args:
         parameters: all of the model's. inner_lr: the learned inner lr. handle: from `register`.
         details: whether the outputs are wanted.
+        alone: whether the caller brings the gradients of several processes together.
     Returns:
         loss [], gradient [P], gradient of the inner lr, task losses [T], outputs [T, M, ...]; [0] for what is not
         there. Only the loss is differentiable.
     """
     batch = TaskBatch(Samples(support_x, support_y, support_weights), Samples(query_x, query_y, query_weights))
-    loss, gradient, lr_gradient, task_losses, outputs = _owner(handle).computed(parameters, inner_lr, batch, steps)
+    loss, gradient, lr_gradient, task_losses, outputs = _owner(handle).computed(
+        parameters, inner_lr, batch, steps, alone
+    )
     nothing = loss.new_empty(0)
     return (
         loss,
@@ -100,6 +104,7 @@ def _fake(
     handle: int,
     steps: int,
     details: bool,
+    alone: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     first = parameters[0]
     outputs = (*query_x.shape[:2], *_owner(handle).output_shape(query_x)) if details else (0,)
@@ -113,7 +118,7 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    parameters, inner_lr, *_, handle, _, _ = inputs
+    parameters, inner_lr, *_, handle, _, _, _ = inputs
     _, gradient, lr_gradient, _, _ = output
     ctx.shapes = [parameter.shape for parameter in parameters]
     ctx.learned = set(_owner(handle).learned_slots())
@@ -129,7 +134,7 @@ def _backward(ctx: Any, grad_loss: Tensor, *others: Tensor | None) -> tuple[Any,
         piece.reshape(shape) if slot in ctx.learned else None
         for slot, (piece, shape) in enumerate(zip(pieces, ctx.shapes, strict=True))
     ]
-    return (gradients, lr_gradient * grad_loss if ctx.learns_lr else None, *[None] * 9)
+    return (gradients, lr_gradient * grad_loss if ctx.learns_lr else None, *[None] * 10)
 
 
 meta_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -27,6 +27,7 @@ from fastmaml.layers import (
     TanhLayer,
 )
 from fastmaml.shapes import sample_shapes, takes_images
+from fastmaml.statistics import uses_statistics, without_statistics
 
 __all__ = [
     "AppendLayer",
@@ -77,7 +78,8 @@ class Plan:
     """What an engine needs to know of a network: its parameters' slots, its loss and, if it is simple, its layers.
 
     Args:
-        module: the network, which only the reference and functional engines call.
+        module: the network, which only the reference and functional engines call; a copy that shares its tensors if
+            norms in eval mode are to take statistics of the batch at hand.
         slots: one of each parameter, in the order of module.named_parameters().
         loss_name: a name in `fastmaml.losses.NAMED`; None for any other callable.
         loss_fn: loss(outputs [N, ...], targets [N, ...], weights [N] | None) -> scalar.
@@ -99,6 +101,7 @@ class Plan:
         loss: str | Callable[..., Tensor] = "mse",
         adapted: Iterable[str] | None = None,
         meta_learned: Iterable[str] | None = None,
+        batch_norm: str = "batch",
     ) -> Plan:
         """Plans `module` in its present mode (train or eval).
 
@@ -106,12 +109,15 @@ class Plan:
             loss: a name or a callable, see `fastmaml.losses.resolve`.
             adapted, meta_learned: fnmatch patterns on parameter names; None takes every parameter.
                 One with requires_grad=False is neither, whatever the patterns say.
+            batch_norm: "batch" or "running": what norms in eval mode normalise by, if they have running statistics.
         Raises:
             TypeError: where `module` is no nn.Module. ValueError: where it has no parameters, or not yet
             initialised ones, or a pattern matches none.
         """
         slots = _slots(module, _patterns("adapted", adapted), _patterns("meta_learned", meta_learned))
         name, function = losses.resolve(loss)
+        if batch_norm == "batch":
+            module = without_statistics(module, uses_statistics)
         layers, obstacle = _layers(module)
         return cls(module, slots, name, function, layers, obstacle)
 
@@ -257,7 +263,7 @@ def _slots(
 
 
 def _layers(module: nn.Module) -> tuple[tuple[Layer, ...] | None, str | None]:
-    from fastmaml.trace import Obstacle, trace  # torch.fx is only needed here
+    from fastmaml.trace import Obstacle, trace  # which imports this package's layers, and torch.fx
 
     slots = {id(parameter): index for index, parameter in enumerate(module.parameters())}
     try:

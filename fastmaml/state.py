@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastmaml import checks, engines
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.choice import EngineChoice
 from fastmaml.engines.base import Engine, PreparedStep
 from fastmaml.inner_lr import InnerLrOf, by_slot
+from fastmaml.losses import as_callable, is_of_torch
+from fastmaml.options import Options
 from fastmaml.plan import InnerLr, Plan
+from fastmaml.statistics import updates_statistics
 from fastmaml.watch import ModelWatch
-
-if TYPE_CHECKING:
-    from fastmaml.maml import MAML
 
 _REMEMBERED = 64  # shapes of batches
 
@@ -39,33 +40,50 @@ Sets = tuple[tuple[str, Samples], ...]
 class State:
     """A model in one mode, dtype and place: its Plan, the engines that run it, and what it takes as input."""
 
-    def __init__(self, maml: MAML) -> None:
-        self.watch = ModelWatch(maml.model)
-        self.plan = Plan.of(maml.model, maml.loss, maml.adapted, maml.meta_learned)
-        self.parameters: list[Tensor] = list(maml.model.parameters())
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model = model
+        self.watch = ModelWatch(_watched(model, options.loss))
+        self.plan = Plan.of(model, options.loss, options.adapted, options.meta_learned, options.batch_norm)
+        self.parameters: list[Tensor] = list(model.parameters())
         self.like = self.parameters[0].detach()
         self.wired = [index for index, slot in enumerate(self.plan.slots) if slot.meta_learned]
         self.wired_parameters = [self.parameters[index] for index in self.wired]
-        self.adapts = maml.adapted is not None or any(slot.adapted for slot in self.plan.slots)
-        self.rates = by_slot(maml.lr, self.plan)
-        kind = InnerLr(self.like.new_empty(0), maml.learn_lr != "element", bool(maml.learn_lr))
-        self.choice = EngineChoice(maml.asked_engine, self.plan, maml.rule, self.like, kind)
-        self.prepared: PreparedStep | None = None  # for meta-batches of the form of the last
+        self.adapts = options.adapted is not None or any(slot.adapted for slot in self.plan.slots)
+        running = options.batch_norm == "running"
+        self.updates_statistics = running and any(map(updates_statistics, model.modules()))
+        self._options = options
+        self.choice = self._choose()
         self._admitted: dict[tuple[Any, ...], Admitted] = {}
         self._last: tuple[tuple[Any, ...], Admitted] = ((), Admitted(None, True, False))
         self._share = self.like.new_empty(0)
         self._output_shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.set_lr(options)
+
+    def _choose(self) -> EngineChoice:
+        options = self._options
+        kind = InnerLr(self.like.new_empty(0), options.learn_lr != "element", bool(options.learn_lr))
+        return EngineChoice(options.engine, self.plan, options.rule, self.like, kind)
+
+    def set_lr(self, options: Options) -> None:
+        """Takes another inner step size. Raises TypeError or ValueError, naming it; then nothing has changed."""
+        self.rates = by_slot(options.lr, self.plan)
+        self._options = options
         self._inner_lr: InnerLrOf | None = None
+        self.prepared: PreparedStep | None = None  # for meta-batches of the form of the last
+
+    def is_of(self, model: nn.Module | None) -> bool:
+        """Whether the model is still the one that all this was worked out of, and as it was."""
+        return model is self.model and not self.watch.changed()
 
     def flatten(self, parameters: Sequence[Tensor]) -> Tensor:
-        """[P]. Raises ValueError where a parameter has changed its size in place."""
-        flat = self.plan.flatten(parameters)
-        if flat.numel() != self.plan.num_parameters:
-            raise ValueError(
-                f"model: its parameters now have {flat.numel()} elements, not {self.plan.num_parameters}; "
-                "replace a parameter that changes its shape by a new nn.Parameter"
-            )
-        return flat
+        """[P]. Raises ValueError where a parameter has changed its shape in place."""
+        for parameter, slot in zip(parameters, self.plan.slots, strict=True):
+            if parameter.shape != slot.shape:
+                raise ValueError(
+                    f"model: parameter '{slot.name}' now has shape {list(parameter.shape)}, not {list(slot.shape)}; "
+                    "replace a parameter that changes its shape by a new nn.Parameter"
+                )
+        return self.plan.flatten(parameters)
 
     def mean(self, losses: Tensor) -> Tensor:
         """The mean of [T], on CPUs to the last bit as the core gives it: summed in float64, one after the other."""
@@ -92,7 +110,7 @@ class State:
         sets = (("support", batch.support), ("query", batch.query))
         try:
             key = (*checks.signature(batch.support), *checks.signature(batch.query))
-        except (AttributeError, TypeError):  # no tensor, as the check will say
+        except (AttributeError, TypeError, RuntimeError):  # no ordinary tensor, as the check will say
             key = ()
         admitted = self._admit(key, sets)
         found = self._found(admitted, sets)
@@ -105,7 +123,7 @@ class State:
         sets = (("support", support),)
         try:
             key = checks.signature(support)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, RuntimeError):
             key = ()
         admitted = self._admit(key, sets)
         found = self._found(admitted, sets)
@@ -148,10 +166,27 @@ class State:
         for name, samples in sets:
             obstacle = self._check_x(f"{name}.x", samples.x) or obstacle
             checks.check_weights_kind(name, samples, self.like)
-            if self.plan.loss_name is not None:
-                checks.check_targets(name, samples, self.plan, self._probed(f"{name}.x", samples.x), self.like)
+            self._check_targets(name, samples)
         plain = all(checks.is_plain(samples) for _, samples in sets)
         return Admitted(obstacle, plain, any(samples.weights is not None for _, samples in sets))
+
+    def _check_targets(self, name: str, samples: Samples) -> None:
+        if self.plan.loss_name is None:
+            return
+        outputs = self._probed(f"{name}.x", samples.x)
+        dense = len(outputs) != 1 or samples.y.is_floating_point()
+        if dense and self.plan.loss_name == "cross_entropy" and is_of_torch(self._options.loss):
+            self._call_loss()
+        else:
+            checks.check_targets(name, samples, self.plan, outputs, self.like)
+
+    def _call_loss(self) -> None:
+        """Takes torch's cross-entropy as any callable: of labels for each pixel, or of probabilities."""
+        assert callable(self._options.loss)
+        self.plan = replace(self.plan, loss_name=None, loss_fn=as_callable(self._options.loss))
+        self.choice = self._choose()
+        self._admitted.clear()
+        self.set_lr(self._options)
 
     def _check_x(self, name: str, x: Tensor) -> str | None:
         """Raises ValueError for x that the model cannot take; gives why engines that run layers cannot take it."""
@@ -185,17 +220,31 @@ class State:
         return known
 
     def _probe(self, name: str, x: Tensor) -> tuple[int, ...]:
-        """Runs the model on the first task, without a trace in the random state."""
-        device = x.device
         try:
-            with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=_generator_of(device)):
-                fast = self.flatten(self.parameters).detach()[None]
-                outputs = engines.get("reference").predict(self.plan, fast, x[:1].detach())
+            return self._outputs_of(x[:1])
         except Exception as error:  # the model may raise anything
-            raise ValueError(
-                f"{name}: the model cannot run on samples of shape {list(x.shape[2:])}, of {x.dtype}: {error}"
-            ) from error
+            given = f"{name}: the model cannot run on samples of shape {list(x.shape[2:])}, of {x.dtype}: {error}"
+            one_task = f". x is perhaps {checks.ONE_TASK}" if self._runs_on_one_task(x) else ""
+            raise ValueError(given + one_task) from error
+
+    def _runs_on_one_task(self, x: Tensor) -> bool:
+        try:
+            return bool(self._outputs_of(x[None]))
+        except Exception:
+            return False
+
+    def _outputs_of(self, x: Tensor) -> tuple[int, ...]:
+        """Runs the model on one task [1, N, ...], without a trace in the random state."""
+        device = x.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=_generator_of(device)):
+            fast = self.flatten(self.parameters).detach()[None]
+            outputs = engines.get("reference").predict(self.plan, fast, x.detach())
         return tuple(outputs.shape[2:])
+
+
+def _watched(model: nn.Module, loss: object) -> nn.Module:
+    """A loss that is a module has settings, too: of some the kernels know the loss by its name."""
+    return nn.ModuleList([model, loss]) if isinstance(loss, nn.Module) else model
 
 
 def _generator_of(device: torch.device) -> str:

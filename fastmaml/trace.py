@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules import module as nn_module
 from torch.nn.utils import parametrize
 
 from fastmaml.layers import (
@@ -24,6 +25,7 @@ from fastmaml.layers import (
     TanhLayer,
 )
 from fastmaml.models import Append
+from fastmaml.symbolic import symbolic_trace
 from fastmaml.trace_images import ACCEPTED, Obstacle, conv_window, is_spatial_mean, pool_window
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -32,6 +34,7 @@ _LEAVES = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{kind}" for kind in _HOOKS)
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _TANH = (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
 _FLATTEN = (torch.flatten, "flatten")
@@ -51,7 +54,7 @@ def trace(module: nn.Module, slots: Mapping[int, int]) -> tuple[Layer, ...]:
     _check_parameters(module)
     _check_hooks(module)
     line = _Line(slots)
-    if type(module) in _LEAVES:
+    if _is_leaf(module):
         line.call(module, "model")
     else:
         _walk(module, line)
@@ -74,26 +77,31 @@ def _check_parameters(module: nn.Module) -> None:
 
 
 def _check_hooks(module: nn.Module) -> None:
+    if any(getattr(nn_module, hooks, None) for hooks in _GLOBAL_HOOKS):
+        raise Obstacle("torch.nn.modules.module has hooks for all modules, which only Python can run; remove them")
     for name, child in module.named_modules():
         if parametrize.is_parametrized(child):
             raise Obstacle(f"layer '{name}' has a parametrization; remove it (remove_parametrizations)")
         if any(getattr(child, hooks, None) for hooks in _HOOKS):
             raise Obstacle(f"layer '{name}' ({type(child).__name__}) has hooks, which only Python can run; remove them")
+        if "forward" in vars(child):
+            raise Obstacle(f"layer '{name}' ({type(child).__name__}) has a forward of its own, set on the instance")
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Append) or super().is_leaf_module(m, module_qualified_name)
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether it is one of torch's own layers, or ours; containers are followed."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return False
+    return isinstance(module, Append) or type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
 
 
 def _walk(module: nn.Module, line: _Line) -> None:
     try:
-        graph = _Tracer().trace(module)
+        graph = symbolic_trace(module, _is_leaf)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
         reason = str(error).split("\n", 1)[0]
         raise Obstacle(f"torch.fx cannot trace {type(module).__name__} ({reason}); accepted is {ACCEPTED}") from error
-    modules = dict(module.named_modules())
-    walker = _Walker(line, modules)
+    walker = _Walker(line, dict(module.named_modules()))
     for node in graph.nodes:
         walker.visit(node)
 
@@ -172,6 +180,8 @@ class _Line:
         """Flattening commutes with what may stand before the first Linear, and after it does nothing."""
         if self.form == "images":
             self.form, self.flattening, self.features = "flat", name, features
+        elif self.form == "means" and self.features is None:  # of images with as many channels as they have
+            self.features = features
         elif self.features is None:
             self.flatten, self.features = self.flatten or FlattenLayer(name), features
         elif features not in (None, self.features):
@@ -188,15 +198,35 @@ class _Line:
         return (*([self.flatten] if self.flatten else []), *self.layers)
 
 
+def _weight_shape(module: Any, name: str, dims: int) -> tuple[int, ...]:
+    """Sizes are those of the tensors, as torch's functions take them: a module's attributes may tell of others."""
+    layer = f"layer '{name}' ({type(module).__name__})"
+    if module.weight is None:
+        raise Obstacle(f"{layer} has no weight")
+    if module.weight.dim() != dims:
+        raise Obstacle(f"{layer} has a weight of shape {list(module.weight.shape)}; accepted are {dims} dimensions")
+    return tuple(module.weight.shape)
+
+
+def _check_vectors(module: Any, name: str, size: int, *places: str) -> None:
+    for place in places:
+        vector = getattr(module, place)
+        if vector is not None and tuple(vector.shape) != (size,):
+            raise Obstacle(
+                f"layer '{name}' ({type(module).__name__}) has a {place} of shape {list(vector.shape)}, where its "
+                f"other tensors make [{size}]"
+            )
+
+
 def _linear(line: _Line, module: Any, name: str) -> None:
     line.on_rows(name, linear=True)
-    line.parametric(module, name, module.in_features)
-    weight = line.slot(module.weight, name)
-    if weight is None:
-        raise Obstacle(f"layer '{name}' (Linear) has no weight")
-    bias = line.slot(module.bias, name)
-    line.layers.append(LinearLayer(name, module.in_features, module.out_features, weight, bias))
-    line.features = module.out_features
+    outputs, inputs = _weight_shape(module, name, 2)
+    line.parametric(module, name, inputs)
+    weight, bias = line.slot(module.weight, name), line.slot(module.bias, name)
+    assert weight is not None
+    _check_vectors(module, name, outputs, "bias")
+    line.layers.append(LinearLayer(name, inputs, outputs, weight, bias))
+    line.features = outputs
 
 
 def _batch_norm(line: _Line, module: Any, name: str) -> None:
@@ -205,25 +235,29 @@ def _batch_norm(line: _Line, module: Any, name: str) -> None:
         line.on_images(name)
     else:
         line.on_rows(name, linear=False)
-    line.parametric(module, name, module.num_features)
+    features = module.num_features if module.weight is None else module.weight.numel()
+    line.parametric(module, name, features)
+    _check_vectors(module, name, features, "weight", "bias", "running_mean", "running_var")
     if not module.training and (module.running_mean is not None or module.running_var is not None):
         raise Obstacle(
             f"layer '{name}' ({kind}) is in eval mode with running statistics, and only statistics of the batch "
-            "at hand are accepted: make it with track_running_stats=False, or call .train()"
+            "at hand are accepted: give batch_norm='batch', or call .train()"
         )
     weight, bias = line.slot(module.weight, name), line.slot(module.bias, name)
-    line.layers.append(BatchNormLayer(name, module.num_features, float(module.eps), weight, bias, images))
-    line.features = module.num_features
+    line.layers.append(BatchNormLayer(name, features, float(module.eps), weight, bias, images))
+    line.features = features
 
 
 def _conv(line: _Line, module: Any, name: str) -> None:
     line.on_images(name)
-    line.parametric(module, name, module.in_channels)
-    window, weight = conv_window(module, name), line.slot(module.weight, name)
+    outputs, inputs, *_ = _weight_shape(module, name, 4)
+    window = conv_window(module, name)
+    line.parametric(module, name, inputs)
+    weight, bias = line.slot(module.weight, name), line.slot(module.bias, name)
     assert weight is not None
-    bias = line.slot(module.bias, name)
-    line.layers.append(Conv2dLayer(name, module.in_channels, module.out_channels, *window, weight, bias))
-    line.features = module.out_channels
+    _check_vectors(module, name, outputs, "bias")
+    line.layers.append(Conv2dLayer(name, inputs, outputs, *window, weight, bias))
+    line.features = outputs
 
 
 def _max_pool(line: _Line, module: Any, name: str) -> None:

@@ -32,7 +32,8 @@ def conv_window(module: nn.Conv2d, name: str) -> tuple[Pair, Pair, Pair]:
     ):
         if given != accepted:
             raise Obstacle(f"layer '{name}' (Conv2d) has {argument}={given!r}; accepted is {accepted!r}")
-    kernel, stride = _pair(module.kernel_size), _pair(module.stride)
+    height, width = module.weight.shape[2:]  # which alone torch asks
+    kernel, stride = (height, width), _pair(module.stride)
     return _checked(f"layer '{name}' (Conv2d)", kernel, stride, _conv_padding(module, name, kernel))
 
 

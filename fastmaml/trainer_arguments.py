@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def open_stream(source: TaskSource, meta_batch: int, seed: int) -> Stream:
 def settings_of(maml: MAML, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
     """What must be the same for a resumed run to be the same run, as plain data."""
     return {
-        "lr": maml.lr,
+        "lr": dict(maml.lr) if isinstance(maml.lr, Mapping) else maml.lr,
         "learn_lr": maml.learn_lr,
         "steps": maml.steps,
         "loss": maml.plan.loss_name,

@@ -122,3 +122,20 @@ def test_a_graph_is_freed_with_its_loss(maml, batch):
         assert node() is None  # no cycle has to be collected
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("again", [lambda loss, ps: loss.backward(), lambda loss, ps: torch.autograd.grad(loss, ps)])
+def test_a_second_backward_is_an_error_as_everywhere_in_torch(maml, batch, again):
+    loss = maml.meta_loss(batch)
+    loss.backward()
+    before = gradients(maml)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        again(loss, list(maml.parameters()))
+    assert torch.equal(gradients(maml), before)
+
+
+def test_details_say_that_they_are_in_no_graph(maml, batch):
+    _, details = maml.meta_loss(batch, details=True)
+    assert not details.task_losses.requires_grad
+    assert not details.outputs.requires_grad
+    assert "in no graph" in repr(details)

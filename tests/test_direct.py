@@ -127,7 +127,7 @@ def test_what_addresses_cannot_say_is_left_to_autograd(change, used):
 def test_a_parameter_of_another_size_is_refused(used):
     maml = MAML(network(), engine="cpu")
     maml.model[0].weight.data = torch.zeros(6, 2, dtype=torch.float64)
-    with pytest.raises(ValueError, match="its parameters now have"):
+    with pytest.raises(ValueError, match=r"parameter '0.weight' now has shape \[6, 2\], not \[6, 3\]"):
         maml.backward(task_batch())
     assert used == [False]
 
@@ -178,10 +178,6 @@ def transposed_twice(samples):
     return Samples(samples.x.transpose(0, 1).contiguous().transpose(0, 1), samples.y)
 
 
-def learning(samples):
-    return Samples(samples.x.clone().requires_grad_(), samples.y)
-
-
 def of_inference(samples):
     with torch.inference_mode():
         return Samples(samples.x.clone(), samples.y.clone())
@@ -205,7 +201,7 @@ def weighted(samples):
 @pytest.mark.usefixtures("told_by")
 def test_each_meta_batch_is_looked_at_anew(used):
     maml = MAML(network(), lr=0.1, engine="cpu")
-    kinds = [transposed_twice, learning, of_inference, subclassed, sliced, weighted]
+    kinds = [transposed_twice, of_inference, subclassed, sliced, weighted]
     for kind in [kinds[0], *kinds, kinds[0]]:
         for tasks, support, query in ((3, 5, 4), (2, 5, 4), (2, 6, 4), (2, 6, 3)):
             batch = task_batch(tasks, support, query)

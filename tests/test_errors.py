@@ -1,5 +1,7 @@
 """Bad input: each error names the argument, what was given, and what is allowed; what can work, works."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -211,7 +213,7 @@ def test_divergence_is_no_error(engine):
     assert not maml.adapt_tasks(task_batch().support).losses.isfinite().all()
 
 
-def test_strides_graphs_and_expanded_inputs_work(engine):
+def test_strides_and_expanded_inputs_work(engine):
     batch = task_batch()
     maml = MAML(network(), engine=engine)
     wanted = maml.meta_loss(batch)
@@ -220,12 +222,109 @@ def test_strides_graphs_and_expanded_inputs_work(engine):
     assert torch.equal(maml.meta_loss(transposed), wanted)
     wide = changed(batch, query_y=lambda y: torch.cat([y, y], 2)[..., :2])
     assert torch.equal(maml.meta_loss(wide), wanted)
-    tracked = changed(
-        batch, support_x=lambda x: x.clone().requires_grad_(), query_y=lambda y: y.clone().requires_grad_()
-    )
-    maml.meta_loss(tracked).backward()
-    assert tracked.support.x.grad is None
+    with torch.no_grad():
+        assert torch.equal(maml.meta_loss(changed(batch, support_x=lambda x: x.clone().requires_grad_())), wanted)
     repeated = changed(batch, query_x=lambda x: x[:1].expand(3, -1, -1), query_y=lambda y: y[:1].expand(3, -1, -1))
     copied = changed(repeated, query_x=lambda x: x.clone(), query_y=lambda y: y.clone())
     assert torch.equal(maml.meta_loss(repeated), maml.meta_loss(copied))
     assert torch.equal(maml.predict(batch.support, transposed.support.x), maml.predict(batch.support, batch.support.x))
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.randn(10, 3).double(), torch.randn(10, 2).double()),
+        (torch.randn(10, 3).double(), torch.randn(10).double()),
+        (torch.randn(3, 3).double(), torch.randn(3, 3).double()),
+    ],
+)
+def test_one_task_without_its_dimension_is_told_to_get_one(engine, x, y):
+    with pytest.raises(ValueError, match=r"unsqueeze\(0\)"):
+        MAML(network(), engine=engine).adapt_tasks((x, y))
+
+
+def test_images_of_one_task_are_told_to_get_their_dimension(engine):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)).double()
+    x, y = torch.randn(4, 2, 5, 5).double(), torch.randn(4, 2).double()
+    for given in [model] if engine == "cpu" else [model, nn.Sequential(model, nn.Softplus())]:
+        with pytest.raises(ValueError, match=r"one task's samples; allowed is \[T, N, ...\].*unsqueeze\(0\)"):
+            MAML(given, engine=engine).adapt_tasks((x, y))
+
+
+def test_inputs_that_wait_for_a_gradient_are_refused(engine):
+    batch, maml = task_batch(), MAML(network(), engine=engine)
+    maml.backward(batch)
+    before = [p.grad.clone() for p in maml.parameters()]
+    backbone = nn.Linear(3, 3).double()
+    for field, change in (
+        ("support.x", {"support_x": backbone}),
+        ("query.x", {"query_x": backbone}),
+        ("support.y", {"support_y": lambda y: y.clone().requires_grad_()}),
+    ):
+        given = changed(batch, **change)
+        for verb in (maml.meta_loss, maml.backward):
+            with pytest.raises(ValueError, match=f"^{field}: given a tensor that requires grad.*\\.detach\\(\\)"):
+                verb(given)
+        with torch.no_grad():
+            assert maml.meta_loss(given).isfinite()
+    with pytest.raises(ValueError, match=r"support.x: given a tensor that requires grad"):
+        maml.adapt_tasks((backbone(batch.support.x), batch.support.y))
+    with pytest.raises(ValueError, match=r"^x: given a tensor that requires grad"):
+        maml.adapt_tasks(batch.support)(backbone(batch.query.x))
+    assert all(torch.equal(p.grad, g) for p, g in zip(maml.parameters(), before, strict=True))
+
+
+def test_weights_that_wait_for_a_gradient_are_refused(engine):
+    batch = task_batch(ragged=True)
+    batch.query.weights.requires_grad_()
+    with pytest.raises(ValueError, match=r"query.weights: given a tensor that requires grad"):
+        MAML(network(), engine=engine).meta_loss(batch)
+
+
+def test_transforms_of_torch_func_are_refused(engine):
+    batch, maml = task_batch(), MAML(network(), engine=engine)
+    adapted = maml.adapt_tasks(batch.support)
+
+    def through(function):
+        return torch.func.grad(lambda x: function(x).sum())(batch.support.x)
+
+    with pytest.raises(RuntimeError, match=r"adapt_tasks cannot be transformed by torch\.func"):
+        through(lambda x: maml.adapt_tasks((x, batch.support.y)).parameters)
+    with pytest.raises(RuntimeError, match=r"an adapted network cannot be transformed by torch\.func"):
+        through(adapted)
+    with pytest.raises(RuntimeError, match=r"meta_loss cannot be transformed by torch\.func"):
+        through(lambda x: maml.meta_loss((x, batch.support.y, batch.query.x, batch.query.y)))
+
+
+def test_autocast_that_has_no_effect_is_told_once(engine):
+    batch, maml = task_batch(dtype=torch.float32), MAML(network(dtype=torch.float32), engine=engine)
+    wanted = maml.meta_loss(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        if engine == "cpu":
+            with pytest.warns(UserWarning, match="autocast has no effect on engine 'cpu'.*torch.float32"):
+                assert torch.equal(maml.backward(batch), wanted)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                maml.backward(batch)
+        else:
+            assert not torch.equal(maml.meta_loss(batch), wanted)
+
+
+def test_negative_bits_are_read_with_their_sign(engine):
+    batch, maml = task_batch(ragged=True), MAML(network(), engine=engine, lr=0.1)
+
+    def negative(tensor):
+        view = torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+        assert view.is_neg()
+        assert torch.equal(view, tensor)
+        return view
+
+    wanted, adapted = maml.backward(batch), maml.adapt_tasks(batch.support)
+    for change in ({"support_x": negative}, {"query_y": negative}, {"support_x": negative, "query_x": negative}):
+        given = changed(batch, **change)
+        assert torch.equal(maml.meta_loss(given), wanted)
+        assert torch.equal(maml.backward(given), wanted)
+    assert torch.equal(adapted(negative(batch.query.x)), adapted(batch.query.x))
+    for parameter in maml.parameters():
+        parameter.data = negative(parameter.data)
+    assert torch.equal(maml.meta_loss(batch), wanted)

@@ -1,10 +1,14 @@
 """Losses of one task."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from fastmaml import losses
+from fastmaml import MAML, losses
+from tests.problems import network, task_batch
 
 OUTPUTS, TARGETS, LABELS = torch.randn(5, 3).double(), torch.randn(5, 3).double(), torch.tensor([0, 2, 1, 1, 0])
 WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0, 0.0]).double()
@@ -97,3 +101,72 @@ def test_targets_of_policies_have_their_shapes():
         losses.gaussian(OUTPUTS, TARGETS)
     with pytest.raises(ValueError, match=r"categorical takes logits"):
         losses.categorical(OUTPUTS, TARGETS[:, :2])
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), F.mse_loss, nn.CrossEntropyLoss(), F.cross_entropy])
+def test_torchs_own_forms_are_known_in_their_default_settings(loss):
+    name = "mse" if loss is F.mse_loss or isinstance(loss, nn.MSELoss) else "cross_entropy"
+    assert check_loss(loss, task_batch(loss=name)) == (name, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.MSELoss(reduction="sum"), "mse"),
+        (type("Own", (nn.MSELoss,), {})(), "mse"),
+        (nn.L1Loss(), "mse"),
+        (F.l1_loss, "mse"),
+        (nn.CrossEntropyLoss(reduction="sum"), "cross_entropy"),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]).double()), "cross_entropy"),
+        (nn.CrossEntropyLoss(ignore_index=0), "cross_entropy"),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), "cross_entropy"),
+    ],
+)
+def test_other_settings_are_callables(loss, targets):
+    batch = task_batch(loss=targets)
+    for labels in (batch.support.y, batch.query.y):
+        labels[:, 0] = 1  # one at least is not ignored
+    assert check_loss(loss, batch) == (None, "functional")
+
+
+def check_loss(loss, batch):
+    """The loss's name and engine, after the meta-loss was compared with that of a callable that no one knows."""
+    maml = MAML(network(), lr=0.1, loss=loss)
+    twin = MAML(copy.deepcopy(maml.model), lr=0.1, loss=called(loss))
+    assert twin.plan.loss_name is None
+    torch.testing.assert_close(maml.meta_loss(batch), twin.meta_loss(batch))
+    return maml.plan.loss_name, maml.engine.name
+
+
+def called(loss):
+    """The loss as a callable that no one knows."""
+    return lambda outputs, targets: loss(outputs, targets)
+
+
+def test_a_hooked_loss_is_a_callable():
+    loss = nn.MSELoss()
+    loss.register_forward_hook(lambda module, given, value: 2 * value)
+    assert MAML(network(), loss=loss).plan.loss_name is None
+
+
+def test_cross_entropy_of_pixels_and_of_probabilities_is_torchs():
+    """Shapes that only torch takes still run, by calling it."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 1)).double()
+    x, labels = torch.randn(2, 4, 2, 5, 5).double(), torch.randint(3, (2, 4, 5, 5))
+    labels[:, 0] = -100  # which torch ignores
+    maml = MAML(model, lr=0.1, loss=nn.CrossEntropyLoss())
+    wanted = MAML(model, lr=0.1, loss=called(F.cross_entropy), engine="reference").meta_loss((x, labels, x, labels))
+    torch.testing.assert_close(maml.meta_loss((x, labels, x, labels)), wanted)
+    batch = task_batch()
+    shares = batch.support.y.softmax(2)
+    batch = (batch.support.x, shares, batch.support.x, shares)
+    maml = MAML(network(), lr=0.1, loss=F.cross_entropy)
+    wanted = MAML(maml.model, lr=0.1, loss=called(F.cross_entropy), engine="reference").meta_loss(batch)
+    torch.testing.assert_close(maml.meta_loss(batch), wanted)
+
+
+def test_a_label_that_torch_ignores_is_refused_with_the_remedy():
+    batch = task_batch(loss="cross_entropy")
+    batch.support.y[1, 2] = -100
+    with pytest.raises(ValueError, match=r"label -100 of task 1, sample 2 .* weigh samples without a label 0"):
+        MAML(network(), loss=nn.CrossEntropyLoss()).meta_loss(batch)

@@ -236,6 +236,7 @@ def test_the_model_may_change_its_dtype_mode_and_parts():
     model.double()
     assert maml.meta_loss(batch).dtype == torch.float64
     training = maml.engine.name
+    maml.batch_norm = "running"
     maml.eval()
     assert maml.engine.name == "functional"
     assert "layer '1' (BatchNorm1d) is in eval mode" in maml.plan.obstacle

@@ -22,7 +22,7 @@ def arguments(maml, batch, details=True):
     return (
         *(list(maml.model.parameters()), maml.inner_lr),
         *(support.x, support.y, support.weights, query.x, query.y, query.weights),
-        *(maml._handle, 2, details),
+        *(maml._handle, 2, details, False),
     )
 
 

@@ -137,3 +137,20 @@ def test_wide_instructions_are_in_their_own_functions_only(core):
     assert vectors["zmm"]
     assert not [name for name in vectors["ymm"] if not re.search(r"8fastmaml(4avx2|6avx512)", name)]
     assert not [name for name in vectors["zmm"] if not re.search(r"8fastmaml6avx512", name)]
+
+
+def test_everything_is_found_from_the_top_and_loaded_when_asked_for():
+    program = """
+import sys, fastmaml
+later = ["fastmaml.rl", "fastmaml.tasks", "fastmaml.trainer"]
+assert not any(name in sys.modules for name in later), "loaded too early"
+assert all(getattr(fastmaml, name) is not None for name in fastmaml.__all__)
+assert set(fastmaml.__all__) <= set(dir(fastmaml))
+assert fastmaml.rl.Trainer is not fastmaml.Trainer
+from fastmaml import Trainer, evaluate, load, tasks, models, rl
+try:
+    fastmaml.nothing
+except AttributeError as error:
+    assert "nothing" in str(error)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -157,9 +157,10 @@ def test_modes():
     assert "layer '1' (Dropout) draws random numbers" in Plan.of(dropout(True)).obstacle
     norm = network(norm=True)
     assert BatchNormLayer in kinds(Plan.of(norm))
-    obstacle = Plan.of(norm.eval()).obstacle
+    assert BatchNormLayer in kinds(Plan.of(norm.eval()))
+    obstacle = Plan.of(norm, batch_norm="running").obstacle
     assert obstacle.startswith("layer '1' (BatchNorm1d) is in eval mode with running statistics")
-    assert "track_running_stats=False" in obstacle
+    assert "batch_norm='batch'" in obstacle
     assert ".train()" in obstacle
     assert BatchNormLayer in kinds(Plan.of(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval()))
 

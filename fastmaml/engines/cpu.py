@@ -263,5 +263,6 @@ def _raise(problem: tuple[str, str, int, int, int] | None, plan: Plan) -> None:
         )
     raise ValueError(
         f"{set_name}.y: label {value} of task {task}, sample {sample} is out of range; the network has "
-        f"{plan.num_outputs} outputs, so allowed are 0 to {(plan.num_outputs or 0) - 1}"
+        f"{plan.num_outputs} outputs, so allowed are 0 to {(plan.num_outputs or 0) - 1}; "
+        "weigh samples without a label 0"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from fastmaml.engines.base import Engine, MetaGradient, autograd
 from fastmaml.engines.norms import ExactNorms
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
+from fastmaml.statistics import updates_statistics, without_statistics
 
 
 class FunctionalEngine(Engine):
@@ -107,7 +107,8 @@ class FunctionalEngine(Engine):
 
     def _task(self, plan: Plan) -> _Task:
         if plan not in self._skeletons:
-            self._skeletons[plan] = _skeleton(plan.module)
+            # vmap forbids updates of running statistics, which in training mode have no part in the output
+            self._skeletons[plan] = without_statistics(plan.module, updates_statistics)
         return _Task(plan, self._skeletons[plan])
 
 
@@ -166,25 +167,3 @@ def _filled(tensor: Tensor, real: Tensor, first: Tensor) -> Tensor:
     tasks = torch.arange(len(tensor), device=tensor.device)
     filler = tensor[tasks, first].unsqueeze(1)  # [T, 1, ...]
     return torch.where(real.reshape(real.shape + (1,) * (tensor.dim() - 2)), tensor, filler)
-
-
-def _skeleton(module: nn.Module) -> nn.Module:
-    """The module, or, where it would update running statistics (which vmap forbids), a copy that has none.
-
-    In training mode those statistics have no part in the output. The copy shares all tensors with the module.
-    """
-    if not any(_updates_statistics(child) for child in module.modules()):
-        return module
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    copied = copy.deepcopy(module, shared)
-    child: Any
-    for child in copied.modules():
-        if _updates_statistics(child):
-            child.track_running_stats = False
-            child.running_mean = child.running_var = child.num_batches_tracked = None
-    return copied
-
-
-def _updates_statistics(module: nn.Module) -> bool:
-    norm = isinstance(module, nn.modules.batchnorm._NormBase)
-    return norm and module.training and module.running_mean is not None

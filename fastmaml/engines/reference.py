@@ -37,7 +37,7 @@ class ReferenceEngine(Engine):
         with autograd(True):
             tasks = [
                 _adapt(plan, start.detach().requires_grad_(), inner_lr.values, task, steps, through_steps=False)
-                for start, task in zip(starts, _tasks(support), strict=True)
+                for start, task in zip(starts, support.tasks(), strict=True)
             ]
         fast = torch.stack([theta.detach() for theta, _ in tasks])
         return fast, torch.stack(
@@ -55,7 +55,7 @@ class ReferenceEngine(Engine):
     ) -> MetaGradient:
         gradient, lr_gradient = torch.zeros_like(parameters), torch.zeros_like(parameters)
         losses, outputs = [], []
-        for support, query in zip(_tasks(batch.support), _tasks(batch.query), strict=True):
+        for support, query in zip(batch.support.tasks(), batch.query.tasks(), strict=True):
             with autograd(True):
                 theta, lr = parameters.detach().requires_grad_(), inner_lr.values.detach().requires_grad_()
                 fast, _ = _adapt(plan, theta, lr, support, steps, rule.through_steps)
@@ -79,7 +79,7 @@ class ReferenceEngine(Engine):
 
     def hvp(self, plan: Plan, fast: Tensor, support: Samples, vectors: Tensor) -> Tensor:
         products = []
-        for start, task, vector in zip(fast, _tasks(support), vectors, strict=True):
+        for start, task, vector in zip(fast, support.tasks(), vectors, strict=True):
             with autograd(True):
                 theta = start.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(_loss(plan, theta, task), theta, create_graph=True)
@@ -90,12 +90,6 @@ class ReferenceEngine(Engine):
                     product = torch.zeros_like(theta)
             products.append(product)
         return torch.stack(products)
-
-
-def _tasks(samples: Samples) -> list[Samples]:
-    """[T, N, ...] as T times [N, ...]."""
-    weights = samples.weights if samples.weights is not None else [None] * samples.num_tasks
-    return [Samples(*task) for task in zip(samples.x, samples.y, weights, strict=True)]
 
 
 def _real(task: Samples) -> Samples:
