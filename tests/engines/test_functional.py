@@ -70,7 +70,7 @@ def test_integer_inputs():
 
 def test_running_statistics_are_left_alone_and_stay_live():
     module = network(norm=True)
-    plan, batch = Plan.of(module), task_batch()
+    plan, batch = Plan.of(module, batch_norm="running"), task_batch()
     theta = parameters_of(plan)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     FUNCTIONAL.meta_gradient(plan, theta, inner_lr(plan), batch, 2, SecondOrder())
@@ -78,7 +78,7 @@ def test_running_statistics_are_left_alone_and_stay_live():
     assert module[1].track_running_stats
 
     module.eval()
-    plan, fast = Plan.of(module), theta.expand(3, -1)
+    plan, fast = Plan.of(module, batch_norm="running"), theta.expand(3, -1)
     first = FUNCTIONAL.predict(plan, fast, batch.query.x)
     module[1].running_mean += 1
     second = FUNCTIONAL.predict(plan, fast, batch.query.x)
