@@ -41,7 +41,7 @@ def test_a_picture_that_is_too_large_is_refused_by_its_header_without_a_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(
-            DatasetError, match=r"data: a/x\.png (is too large|has .* allowed are 64,000,000).*; shrink it"
+            DatasetError, match=r"data: a/x\.png (is too large|has .* too many).*; shrink it to at most 64,000,000"
         ):
             decode(png_header(*size), "a/x.png", COLOURS)
     assert decoded == []
