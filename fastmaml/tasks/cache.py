@@ -14,8 +14,6 @@ import numpy as np
 
 VERSION = "1"  # raise it when the preparation changes, so that caches of the former one are not used
 
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-
 
 def path_for(name: str, fingerprint: Iterable[str]) -> Path:
     """Where the arrays made of the sources with this fingerprint are kept: another fingerprint, another file.
@@ -25,17 +23,27 @@ def path_for(name: str, fingerprint: Iterable[str]) -> Path:
     folder = os.environ.get("FASTMAML_CACHE")
     if not folder:
         folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "fastmaml")
-    digest = hashlib.sha256("\n".join([VERSION, *fingerprint]).encode()).hexdigest()
+    lines = "\n".join([VERSION, *fingerprint])
+    digest = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()  # file names need not be UTF-8
     return Path(folder) / f"{name}-{digest[:16]}.npz"
 
 
 def load(path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | None:
-    """The arrays stored at `path`, or None if it is absent, damaged, or lacks one of `names`."""
+    """The arrays stored at `path`, or None if it is absent, damaged in any way, or lacks one of `names`."""
     try:
-        with np.load(path, allow_pickle=False) as archive:  # reading checks each array's CRC
-            return {name: archive[name] for name in names}
-    except _DAMAGED:
+        with zipfile.ZipFile(path) as archive:
+            return {name: _read(archive, f"{name}.npy") for name in names}
+    except Exception:  # a flipped bit can make zipfile and numpy raise nearly anything, and the arrays are made anew
         return None
+
+
+def _read(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """An array. zipfile checks the CRC once the whole member is read, so nothing may be left after it."""
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError(f"{member} goes on after the array that its header describes")
+        return array
 
 
 def store(path: Path, arrays: dict[str, np.ndarray]) -> None:

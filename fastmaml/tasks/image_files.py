@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fastmaml.tasks.bounded import file_status, list_folder, read_file
+from fastmaml.tasks.errors import DatasetError
+from fastmaml.tasks.image_tables import read_table
+from fastmaml.tasks.pictures import MAX_BYTES, Accepted, decode
+
 PARTS = ("train", "val", "test")
 KINDS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 IMAGES = "images"  # the folder beside the CSV files
+
+_COLOURS = Accepted(("PNG", "JPEG", "BMP", "WEBP"), "image", "RGB", "fetch it anew or remove it")
 
 Classes = Mapping[str, Sequence[Path]]
 """The images of each class, classes and images in the order of their names."""
@@ -25,7 +32,7 @@ def find_parts(root: Path) -> dict[str, Classes]:
 
     Raises:
         FileNotFoundError: none of these is there, or a part of three, or an image that a CSV file names.
-        ValueError: a CSV file is cut short or none.
+        DatasetError: a CSV file is damaged or names a file outside `images`, or a folder cannot be listed.
     """
     if any((root / f"{part}.csv").is_file() for part in PARTS):
         return {part: _from_csv(root / f"{part}.csv", root / IMAGES) for part in PARTS}
@@ -38,8 +45,8 @@ def _from_folder(folder: Path) -> Classes:
     if not folder.is_dir():
         raise FileNotFoundError(f"data: {folder} is absent; {', '.join(PARTS)} are all needed")
     found = {
-        child.name: sorted(path for path in child.iterdir() if path.suffix.lower() in KINDS)
-        for child in sorted(folder.iterdir())
+        child.name: [path for path in list_folder(child) if path.suffix.lower() in KINDS]
+        for child in list_folder(folder)
         if child.is_dir()
     }
     classes = {name: paths for name, paths in found.items() if paths}
@@ -54,26 +61,19 @@ def _from_folder(folder: Path) -> Classes:
 def _from_csv(table: Path, images: Path) -> Classes:
     if not table.is_file():
         raise FileNotFoundError(f"data: {table} is absent; {', '.join(PARTS)} are all needed")
-    classes: dict[str, list[Path]] = {}
-    with table.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            if not row.get("filename") or not row.get("label"):
-                raise ValueError(f"data: {table} has a row {dict(row)}; expected columns filename, label")
-            classes.setdefault(str(row["label"]), []).append(images / str(row["filename"]))
-    if not classes:
-        raise ValueError(f"data: {table} names no images; expected columns filename, label")
-    missing = next((path for paths in classes.values() for path in paths if not path.is_file()), None)
-    if missing is not None:
-        raise FileNotFoundError(f"data: {missing} is absent, but {table} names it; extract the images into {images}")
-    return {name: sorted(classes[name]) for name in sorted(classes)}
+    return read_table(table, images)
 
 
 def fingerprint(classes: Classes, size: int) -> list[str]:
-    """Lines that differ when any of the files does, or their order."""
+    """Lines that differ when any of the files does, or their order.
+
+    Raises:
+        DatasetError: one of them is no regular file, or larger than MAX_BYTES.
+    """
     lines = [f"size {size}"]
     for name, paths in classes.items():
         for path in paths:
-            stat = path.stat()
+            stat = file_status(path, MAX_BYTES)
             lines.append(f"{name} {path} {stat.st_mtime_ns} {stat.st_size}")
     return lines
 
@@ -84,22 +84,29 @@ def read_images(classes: Classes, size: int) -> tuple[np.ndarray, np.ndarray]:
     The images are uint8 [classes, most images of a class, 3, size, size], zeros after the last of a class.
 
     Raises:
-        ValueError: a file is no readable image; the message has its path.
+        DatasetError: a file is no readable image, is larger than MAX_BYTES or MAX_PIXELS, or all of them do not fit
+            into memory.
     """
     counts = np.array([len(paths) for paths in classes.values()])
-    images = np.zeros((len(counts), counts.max(), 3, size, size), np.uint8)
+    images = _room((len(counts), int(counts.max()), 3, size, size))
     for row, paths in zip(images, classes.values(), strict=True):
         for image, path in zip(row, paths, strict=False):
             image[:] = _read(path, size)
     return images, counts
 
 
-def _read(path: Path, size: int) -> np.ndarray:
+def _room(shape: tuple[int, ...]) -> np.ndarray:
     try:
-        with Image.open(path) as file:
-            colours = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"data: {path} is not a readable image ({error}); fetch it anew") from error
+        return np.zeros(shape, np.uint8)
+    except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
+        raise DatasetError(
+            f"data: {shape[0]:,} classes with room for {shape[1]:,} images each, of {shape[-1]}×{shape[-1]} pixels, "
+            f"take {math.prod(shape) / 2**30:,.0f} GiB of memory; give fewer or smaller images, or more even classes"
+        ) from error
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    colours = decode(read_file(path, MAX_BYTES), str(path), _COLOURS)
     if colours.size != (size, size):
         colours = colours.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(colours).transpose(2, 0, 1)

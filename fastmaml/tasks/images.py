@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,9 @@ from torch import Tensor
 
 from fastmaml.tasks import cache as caches
 from fastmaml.tasks import image_files as files
+from fastmaml.tasks.base import check_count
+from fastmaml.tasks.data_folder import data_folder
+from fastmaml.tasks.errors import DatasetError
 from fastmaml.tasks.splits import random_split
 
 SHARES = (64, 16, 20)  # of 100 classes, where the images are not divided
@@ -51,8 +53,10 @@ def load_image_parts(
             damaged one, is never used.
 
     Raises:
-        FileNotFoundError, ValueError: as `image_files.find_parts` and `read_images`.
+        FileNotFoundError, DatasetError: as `image_files.find_parts` and `read_images`.
+        ValueError: `size` is not a positive integer.
     """
+    check_count("size", size)
     found = files.find_parts(_find(folders, data))
     parts = {part: _load(part, classes, size, cache) for part, classes in found.items()}
     return parts if "all" not in parts else _divided(parts["all"], seed)
@@ -62,7 +66,7 @@ def _divided(everything: ImageClasses, seed: int) -> dict[str, ImageClasses]:
     total = len(everything.names)
     validation, test = (max(1, total * share // sum(SHARES)) for share in SHARES[1:])
     if total < 3:
-        raise ValueError(f"data: {total} classes cannot be divided into train, val and test; give at least three")
+        raise DatasetError(f"data: {total} classes cannot be divided into train, val and test; give at least three")
     split = random_split(total, (total - validation - test, validation, test), seed)
     return {"train": everything[split.train], "val": everything[split.validation], "test": everything[split.test]}
 
@@ -79,13 +83,5 @@ def _load(part: str, classes: files.Classes, size: int, cache: bool) -> ImageCla
 
 
 def _find(folders: Sequence[str], data: str | Path | None) -> Path:
-    given = data if data is not None else os.environ.get("FASTMAML_DATA")
-    if not given:
-        raise FileNotFoundError(
-            "data: no folder given; name the one that holds the images by --data FOLDER (Python: data=FOLDER) "
-            "or the environment variable FASTMAML_DATA"
-        )
-    root = Path(given).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"data: {root} is not a folder; give one that holds the images")
+    root = data_folder(data, "the images")
     return next((root / name for name in folders if (root / name).is_dir()), root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +13,15 @@ from torch import Tensor
 
 from fastmaml.tasks import cache as caches
 from fastmaml.tasks import omniglot_files as files
+from fastmaml.tasks.bounded import list_folder, read_file
+from fastmaml.tasks.data_folder import data_folder
+from fastmaml.tasks.errors import DatasetError, reason, shown
 from fastmaml.tasks.splits import Split, random_split
 
 FOLDERS = ("omniglot", "omniglot-py", ".")  # within the data folder; the second is torchvision's
 RANDOM_SIZES = (1100, 100, 423)
 RANDOM_SEED = 1
+MAX_SPLIT_BYTES = 2**20  # of a split file; those of Vinyals et al. take 20 kB
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Omniglot:
 
         Raises:
             FileNotFoundError: a file of the Vinyals split is absent.
-            ValueError: another `kind`, or a split file that is cut short or names characters twice or
-                unknown.
+            ValueError: another `kind`.
+            DatasetError: a split file is cut short, or names characters twice or unknown.
         """
         if kind == "random":
             return random_split(len(self.names), RANDOM_SIZES, seed)
@@ -53,15 +56,24 @@ class Omniglot:
             return self._vinyals_split()
         raise ValueError(f'split kind={kind!r}: give "random" or "vinyals"')
 
+    def counts(self, split: Split) -> dict[str, Tensor]:
+        """How many drawings each character of "train", "val" and "test" has, int64 [characters]: what
+        `describe_split` takes."""
+        drawings = self.images.shape[1]
+        parts = {"train": split.train, "val": split.validation, "test": split.test}
+        return {name: torch.full((len(part),), drawings) for name, part in parts.items()}
+
     def _vinyals_split(self) -> Split:
         number = {name: index for index, name in enumerate(self.names)}
         paths = [self.root / f"vinyals_{part}.json" for part in ("train", "val", "test")]
         parts = [_read_names(path) for path in paths]
         for path, names in zip(paths, parts, strict=True):
             if unknown := sorted(set(names) - number.keys()):
-                raise ValueError(f"data: {path} names {unknown[0]}, which the images do not hold")
+                raise DatasetError(
+                    f"data: {path} names {shown(unknown[0])}, which the images do not hold; fetch it anew"
+                )
         if sum(map(len, parts)) != len(set().union(*parts)):
-            raise ValueError(f"data: the vinyals_*.json in {self.root} name some character twice; fetch them anew")
+            raise DatasetError(f"data: the vinyals_*.json in {self.root} name some character twice; fetch them anew")
         return Split(*(torch.tensor(sorted(number[name] for name in names)) for names in parts))
 
 
@@ -80,7 +92,7 @@ def load_omniglot(data: str | Path | None = None, cache: bool = True) -> Omniglo
 
     Raises:
         FileNotFoundError: no folder is given, it does not exist, or it does not hold both parts.
-        ValueError: a zip file is cut short, a drawing cannot be read, or characters or drawings are missing.
+        DatasetError: a zip file is cut short, a drawing cannot be read, or characters or drawings are missing.
     """
     root = _find(data)
     parts = [files.open_part(root, part) for part in files.PARTS]
@@ -99,19 +111,11 @@ def _read(parts: list[files.Part]) -> dict[str, np.ndarray]:
 
 
 def _find(data: str | Path | None) -> Path:
-    given = data if data is not None else os.environ.get("FASTMAML_DATA")
-    if not given:
-        raise FileNotFoundError(
-            "data: no folder given; name the one that holds Omniglot by --data FOLDER (Python: data=FOLDER) "
-            "or the environment variable FASTMAML_DATA"
-        )
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data: {folder} is not a folder; give one that holds Omniglot")
+    folder = data_folder(data, "Omniglot")
     for name in FOLDERS:
         if any(files.locate(folder / name, part) for part in files.PARTS):
             return folder / name
-    held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    held = ", ".join([entry.name for entry in list_folder(folder)][:8]) or "nothing"
     wanted = " and ".join(f"{part}.zip" for part in files.PARTS)
     raise FileNotFoundError(
         f"data: {folder} holds no Omniglot but {held}; put {wanted}, or their extracted folders, "
@@ -123,13 +127,14 @@ def _read_names(path: Path) -> list[str]:
     """Names of characters in a split file: {"background": {alphabet: [character, …]}, "evaluation": …}."""
     if not path.is_file():
         raise FileNotFoundError(f'data: {path} is absent; the Vinyals split needs it, split "random" does not')
+    text = read_file(path, MAX_SPLIT_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         return [
             f"images_{part}/{alphabet}/{character}"
             for part, alphabets in content.items()
             for alphabet, characters in alphabets.items()
             for character in characters
         ]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"data: {path} is cut short or no split file: {error}") from error
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise DatasetError(f"data: {path} is cut short or no split file ({reason(error)}); fetch it anew") from error

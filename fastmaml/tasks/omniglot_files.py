@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
+
+from fastmaml.tasks.bounded import file_status, read_file
+from fastmaml.tasks.errors import DatasetError
+from fastmaml.tasks.pictures import Accepted, decode
+from fastmaml.tasks.zips import MAX_MEMBER_BYTES, list_members, read_member
 
 PARTS = {"images_background": 964, "images_evaluation": 659}  # characters in each
 DRAWINGS = 20
 SOURCE_SIZE = (105, 105)
 SIZE = (28, 28)
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _ADVICE = "extract or download it anew"
+# Grey rather than 1-bit, as the files are: Pillow resamples 1-bit images by nearest neighbour only.
+_DRAWING = Accepted(("PNG",), "PNG", "L", _ADVICE, SOURCE_SIZE)
 
 
 class Part(ABC):
@@ -52,7 +57,7 @@ class Part(ABC):
         """All drawings, uint8 [characters, 20, 28, 28], ink = 255.
 
         Raises:
-            ValueError: a drawing cannot be read, or is not 105×105.
+            DatasetError: a drawing cannot be read, or is not 105×105.
         """
         out = np.empty((len(self.characters), DRAWINGS, *SIZE), np.uint8)
         with self._reader() as read:
@@ -62,14 +67,7 @@ class Part(ABC):
         return out
 
     def _image(self, read: Callable[[str], bytes], drawing: str) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(read(drawing)), formats=("PNG",)) as file:
-                grey = file.convert("L")  # Pillow resamples 1-bit images by nearest neighbour only
-        except _UNREADABLE as error:
-            raise ValueError(f"data: {drawing} in {self.path} is not a readable PNG ({error}); {_ADVICE}") from error
-        if grey.size != SOURCE_SIZE:
-            given, expected = ("×".join(map(str, size)) for size in (grey.size, SOURCE_SIZE))
-            raise ValueError(f"data: {drawing} in {self.path} has {given} pixels, expected {expected}; {_ADVICE}")
+        grey = decode(read(drawing), f"{drawing} in {self.path}", _DRAWING)
         return 255 - np.asarray(grey.resize(SIZE, Image.Resampling.LANCZOS))
 
 
@@ -77,17 +75,13 @@ class ZipPart(Part):
     """A part in its zip file."""
 
     def _list(self) -> Iterator[tuple[str, str]]:
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                members = archive.infolist()
-        except _UNREADABLE as error:
-            raise ValueError(f"data: {self.path} is cut short or no zip file ({error}); download it anew") from error
+        members = list_members(self.path)
         yield from ((member.filename, f"{member.CRC} {member.file_size}") for member in members)
 
     @contextmanager
     def _reader(self) -> Iterator[Callable[[str], bytes]]:
         with zipfile.ZipFile(self.path) as archive:
-            yield archive.read
+            yield partial(read_member, archive)
 
 
 class FolderPart(Part):
@@ -95,12 +89,14 @@ class FolderPart(Part):
 
     def _list(self) -> Iterator[tuple[str, str]]:
         for path in self.path.glob("*/*/*.png"):
-            stat = path.stat()
+            if path.name.startswith("."):
+                continue
+            stat = file_status(path, MAX_MEMBER_BYTES)
             yield path.relative_to(self.path.parent).as_posix(), f"{stat.st_mtime_ns} {stat.st_size}"
 
     @contextmanager
     def _reader(self) -> Iterator[Callable[[str], bytes]]:
-        yield lambda drawing: (self.path.parent / drawing).read_bytes()
+        yield lambda drawing: read_file(self.path.parent / drawing, MAX_MEMBER_BYTES)
 
 
 def locate(folder: Path, name: str) -> Path | None:
@@ -116,7 +112,7 @@ def open_part(folder: Path, name: str) -> Part:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is not a zip file, is cut short, or lacks characters or drawings.
+        DatasetError: it is not a zip file, is cut short, or lacks characters or drawings.
     """
     path = locate(folder, name)
     if path is None:
@@ -140,14 +136,14 @@ def _group(drawings: Iterable[str]) -> dict[str, list[str]]:
 
 def _check_complete(path: Path, characters: dict[str, list[str]], expected: int) -> None:
     if len(characters) != expected:
-        raise ValueError(
+        raise DatasetError(
             f"data: {path} holds {len(characters)} characters as <alphabet>/<character>/*.png, "
             f"expected {expected}; {_ADVICE}"
         )
     wrong = [character for character, drawings in characters.items() if len(drawings) != DRAWINGS]
     if wrong:
         others = f", and {len(wrong) - 1} more characters are off" if len(wrong) > 1 else ""
-        raise ValueError(
+        raise DatasetError(
             f"data: {wrong[0]} in {path} has {len(characters[wrong[0]])} drawings, "
             f"expected {DRAWINGS}{others}; {_ADVICE}"
         )

@@ -1,5 +1,7 @@
 """Caches: stored whole, found by their sources, never used when damaged."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,36 @@ def test_a_flipped_byte_is_noticed(path):
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
     assert cache.load(path, ARRAYS) is None
+
+
+@pytest.mark.filterwarnings("ignore:Data type alias")  # numpy's, of a damaged header
+def test_damage_is_survived(path):
+    cache.store(path, ARRAYS)
+    content = path.read_bytes()
+    table = content.index(b"PK\1\2")
+    every = range(8 * table, 8 * (table + 46))  # bits of the table's first entry, without its name
+    some = range(3, 8 * content.index(ARRAYS["numbers"].tobytes()), 19)  # of what precedes the first array's numbers
+    outcomes = []
+    for bit in [*every, *some]:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        loaded = cache.load(path, ARRAYS)
+        outcomes.append(loaded is None)
+        assert loaded is None or all(np.array_equal(loaded[name], ARRAYS[name]) for name in ARRAYS)
+    assert {True, False} == set(outcomes)  # a bit of a date, for one, changes no array
+
+
+def test_an_array_that_is_longer_than_its_header_says_is_not_used(path):
+    cache.store(path, ARRAYS)
+    content = path.read_bytes()
+    assert content.count(b"(1000,)") == 1
+    path.write_bytes(content.replace(b"(1000,)", b"(100,) "))
+    assert cache.load(path, ARRAYS) is None
+
+
+def test_a_source_whose_name_is_not_utf_8_has_a_file_too(path):
+    assert len({cache.path_for("things", [os.fsdecode(name)]) for name in (b"\xff", b"\xfe")}) == 2
 
 
 def test_a_file_without_an_array_is_not_used(path):

@@ -1,14 +1,16 @@
 """Images from class folders and CSV splits."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fastmaml.tasks import Episodes, load_image_parts
+from fastmaml.tasks import DatasetError, Episodes, load_image_parts
 from fastmaml.tasks import cache as caches
+from tests.tasks.hostile import EPS, png_header, png_of_zeros
 
 SIZE = 8
 
@@ -74,6 +76,43 @@ def test_a_corrupt_image_is_named(folders):
     (folders / "val" / "class1" / "2.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"data: .*class1/2\.png is not a readable image"):
         load(folders)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.mkdir(), "is a folder, expected a file; move it"),
+        (os.mkfifo, "is a pipe, expected a file; move it"),
+        (lambda path: path.symlink_to(path), "cannot be read .*; remove it"),
+        (lambda path: path.write_bytes(png_header(13000, 13000)), "is too large .*; shrink it"),
+        (lambda path: path.write_bytes(png_header(20000, 20000)), "is too large .*; shrink it"),
+        (lambda path: path.write_bytes(EPS), "is not a readable image .*; fetch it anew"),
+    ],
+)
+def test_what_is_no_image_is_named(folders, make, told, cached):
+    make(folders / "train" / "class0" / "x.png")
+    with pytest.raises(DatasetError, match=rf"^data: .*train/class0/x\.png {told}"):
+        load(folders, cache=cached)
+
+
+def test_a_photograph_of_12_megapixels_is_resized(folders):
+    (folders / "test" / "class0" / "0.png").write_bytes(png_of_zeros(4000, 3000))
+    assert load(folders)["test"].images[0, 0].eq(0).all()
+
+
+def test_a_name_that_is_not_utf_8(folders):
+    folder = folders / "test" / "class0"
+    (folder / "0.png").rename(folder / os.fsdecode(b"0\xff.png"))
+    assert load(folders)["test"].counts.tolist() == [3, 4, 5]
+
+
+def test_images_that_do_not_fit_into_memory(folders):
+    for side in (2**20, 2**40):
+        with pytest.raises(DatasetError, match=r"data: 3 classes with room for 5 images .* GiB of memory; give fewer"):
+            load_image_parts((), side, folders)
+    with pytest.raises(ValueError, match="size=0: give an integer of at least 1"):
+        load_image_parts((), 0, folders)
 
 
 def test_a_cache_that_was_cut_short_or_made_of_other_files_is_made_anew(folders, tmp_path):

@@ -2,14 +2,17 @@
 
 import io
 import json
+import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fastmaml.tasks import QUARTER_TURNS, Episodes, load_omniglot, omniglot_files
+from fastmaml.tasks import QUARTER_TURNS, DatasetError, Episodes, load_omniglot, omniglot_files
+from tests.tasks.hostile import png_header
 
 NAMES = (
     "images_background/Greek/character01",
@@ -145,7 +148,7 @@ def test_a_damaged_drawing_in_a_zip_file(zipped_omniglot):
     place = content.index(DRAWING.encode()) + len(DRAWING) + 40
     content[place] ^= 255
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"data: {DRAWING} in .*images_background\.zip is not a readable PNG"):
+    with pytest.raises(ValueError, match=rf"data: {DRAWING} in .*images_background\.zip is damaged \("):
         load_omniglot(zipped_omniglot)
 
 
@@ -155,6 +158,37 @@ def test_a_damaged_drawing_in_a_folder(small_omniglot, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=rf"data: {DRAWING} in .*images_background is not a readable PNG"):
         load_omniglot(small_omniglot)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.mkdir(), "is a folder, expected a file; move it"),
+        (os.mkfifo, "is a pipe, expected a file; move it"),
+        (lambda path: path.symlink_to(path), "cannot be read .*; remove it"),
+        (lambda path: path.write_bytes(png_header(13000, 13000)), "is too large .*; extract or download it anew"),
+        (lambda path: path.write_bytes(png_header(60000, 60000)), "is too large .*; extract or download it anew"),
+        (
+            lambda path: path.write_bytes(bytes(2**20 + 1)),
+            "has 1,048,577 bytes, allowed are 1,048,576; make it smaller",
+        ),
+    ],
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_is_no_drawing_is_named(small_omniglot, make, told, cached):
+    path = small_omniglot / "omniglot" / DRAWING
+    path.unlink()
+    make(path)
+    with pytest.raises(DatasetError, match=rf"^data: .*{DRAWING}.* {told}"):
+        load_omniglot(small_omniglot, cache=cached)
+
+
+def test_a_bomb_in_a_zip_file(zipped_omniglot):
+    path = zipped_omniglot / "omniglot" / "images_background.zip"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(DRAWING, bytes(40 * 2**20))
+    with pytest.raises(DatasetError, match=rf"data: {DRAWING} in .*\.zip has 41,943,040 bytes, .*; download"):
+        load_omniglot(zipped_omniglot)
 
 
 def test_a_picture_of_another_kind_under_the_name(small_omniglot):
@@ -217,15 +251,25 @@ def test_bad_split_files(small_omniglot):
     with pytest.raises(FileNotFoundError, match=r"vinyals_train\.json is absent"):
         omniglot.split("vinyals")
     write_split(small_omniglot, train=one, val={}, test=unknown)
-    with pytest.raises(ValueError, match=r"vinyals_test\.json names images_background/Greek/character99, which"):
+    with pytest.raises(ValueError, match=r"vinyals_test\.json names 'images_background/Greek/character99', which"):
         omniglot.split("vinyals")
     write_split(small_omniglot, test=one)
     with pytest.raises(ValueError, match="name some character twice"):
         omniglot.split("vinyals")
-    for content in ('{"background": {"Gre', '["Greek"]', '{"background": {"Greek": 3}}'):
-        (small_omniglot / "omniglot" / "vinyals_val.json").write_text(content)
-        with pytest.raises(ValueError, match=r"vinyals_val\.json is cut short or no split file"):
+    path = small_omniglot / "omniglot" / "vinyals_val.json"
+    for content in (
+        b'{"background": {"Gre',
+        b'["Greek"]',
+        b'{"background": {"Greek": 3}}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"data: .*vinyals_val\.json is cut short or no split file .*; fetch it"):
             omniglot.split("vinyals")
+    path.write_bytes(bytes(2**20 + 1))
+    with pytest.raises(DatasetError, match=r"vinyals_val\.json has 1,048,577 bytes, allowed are 1,048,576"):
+        omniglot.split("vinyals")
 
 
 def test_another_kind_of_split(small_omniglot):
