@@ -194,8 +194,8 @@ def _inputs(name: str) -> tuple[Problem, Problem]:
         return problem, problem
     part = sinusoid(1, tasks=256).on(device)
     sets = (part.batch.support, part.batch.query)
-    batch = TaskBatch(*(Samples(s.x.repeat(256, 1, 1), s.y.repeat(256, 1, 1)) for s in sets))
-    return Problem(name, part.network, batch, 1, part.lr, part.loss), part
+    support, query = (Samples(s.x.repeat(256, 1, 1), s.y.repeat(256, 1, 1)) for s in sets)
+    return Problem(name, part.network, TaskBatch(support, query), 1, part.lr, part.loss), part
 
 
 def _launched(problem: Problem, name: str = "gpu") -> Callable[[], tuple[Any, Sequence[Any]]]:

@@ -55,7 +55,7 @@ void check(const fastmaml::Request<T>& request) {
 template <class T>
 fastmaml::Request<T> meta_request(const fastmaml::Model& model, const T* parameters, Address inner_lr, bool uniform,
                                   const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
-                                  bool second_order, int threads) {
+                                  bool second_order, int threads, Address task_scales) {
   fastmaml::Request<T> request;
   request.support = samples<T>(support, model.loss);
   request.query = samples<T>(query, model.loss);
@@ -66,6 +66,7 @@ fastmaml::Request<T> meta_request(const fastmaml::Model& model, const T* paramet
   request.parameters = parameters;
   request.inner_lr = at<const T>(inner_lr);
   request.uniform_inner_lr = uniform;
+  request.task_scales = at<const T>(task_scales);
   check(request);
   require(request.inner_lr, "inner_lr must not be null");
   require(request.query.n >= 1 && request.query.x, "query.x needs at least one sample a task");
@@ -75,10 +76,10 @@ fastmaml::Request<T> meta_request(const fastmaml::Model& model, const T* paramet
 template <class T>
 py::object meta_gradient(const fastmaml::Model& model, Address parameters, Address inner_lr, bool uniform,
                          const SamplesTuple& support, const SamplesTuple& query, Index tasks, Index steps,
-                         bool second_order, int threads, Address losses, Address gradient, Address lr_gradient,
-                         Address outputs) {
+                         bool second_order, int threads, Address task_scales, Address losses, Address gradient,
+                         Address lr_gradient, Address outputs) {
   const auto request = meta_request(model, at<const T>(parameters), inner_lr, uniform, support, query, tasks, steps,
-                                    second_order, threads);
+                                    second_order, threads, task_scales);
   const fastmaml::MetaGradientOutputs<T> to{at<T>(losses), at<T>(gradient), at<T>(lr_gradient), at<T>(outputs)};
   return without_gil([&] { return fastmaml::meta_gradient(model, request, to); });
 }

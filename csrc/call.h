@@ -48,6 +48,7 @@ struct Call {
   Index tasks = 0, parts = 0;  // parts: of the sum over tasks, as many as there are vectors of adjoints
   Samples<T> sets[2];          // support, query
   bool second_order = true;
+  const T* task_scales = nullptr;  // [tasks], or null
 
   const T* parameters = nullptr;  // as the user gave them [P], or [tasks, P]
   bool shared = true;             // [P]: packed once for all tasks

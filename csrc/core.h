@@ -28,6 +28,7 @@ struct Request {
   const T* inner_lr = nullptr;                       // [P]
   bool uniform_inner_lr = false;                     // one value per parameter tensor: the Gram form may be used
   const T* vectors = nullptr;                        // [tasks, P], for hvp
+  const T* task_scales = nullptr;                    // [tasks], of their gradients in the mean; null: all are 1
   const std::function<void()>* meanwhile = nullptr;  // what the calling thread does while the others begin, or null
 };
 

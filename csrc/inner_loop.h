@@ -195,6 +195,7 @@ void query_pass(const Task<T>& task, T* lambda) {
   const Sweep<T> q = task.sweep(1, call.shape.steps, state);
   forward(q);
   call.query_losses[task.index] = loss_and_adjoint(q, task.targets(1));
+  if (call.task_scales) scale(q.outputs_delta(), q.n * call.shape.output_width, call.task_scales[task.index]);
   write_outputs(task, 1, state, call.outputs);
   const Destination<T> to{lambda};
   if (!call.shape.gram) return backward(q, &to);

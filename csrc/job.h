@@ -190,6 +190,7 @@ class Job {
     call_.sets[0] = request.support;
     call_.sets[1] = request.query;
     call_.second_order = request.second_order;
+    call_.task_scales = request.task_scales;
     call_.parameters = request.parameters;
     call_.vectors = request.vectors;
     call_.shared = request.shared;

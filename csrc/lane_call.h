@@ -30,8 +30,9 @@ struct LaneCall {
   Index tasks = 0, steps = 0;
   Samples<T> sets[2];  // support, query
   bool second_order = true;
-  const T* parameters = nullptr;  // [P]
-  const T* inner_lr = nullptr;    // [P]; null where all have one_inner_lr
+  const T* task_scales = nullptr;  // [tasks], or null
+  const T* parameters = nullptr;   // [P]
+  const T* inner_lr = nullptr;     // [P]; null where all have one_inner_lr
   T one_inner_lr = T(0);
 
   T* sums = nullptr;          // of lambda_0 over a group's tasks [groups, P]

@@ -53,6 +53,7 @@ class LaneJob {
     call_.sets[0] = request.support;
     call_.sets[1] = request.query;
     call_.second_order = request.second_order;
+    call_.task_scales = request.task_scales;
     call_.parameters = request.parameters;
     take_inner_lr(request.inner_lr);
     place_state();

@@ -112,6 +112,15 @@ void write_outputs(const LaneGroup<T>& group, const T* from) {
   }
 }
 
+// The outputs' adjoints, each task's times its scale.
+template <class T>
+void scale_tasks(const LaneGroup<T>& group, T* delta) {
+  const LaneCall<T>& call = group.call;
+  Wide<T> scales;
+  for (int lane = 0; lane < kLanes<T>; ++lane) scales[lane] = call.task_scales[group.task(lane)];
+  for (Index i = 0; i < call.sets[1].n * call.network.outputs; ++i) put_lanes(delta, i, lanes_at(delta, i) * scales);
+}
+
 // lambda_K, the query loss's gradient at the fast parameters, takes their place.
 template <class T>
 void query_pass(const LaneGroup<T>& group, T* lambda) {
@@ -119,6 +128,7 @@ void query_pass(const LaneGroup<T>& group, T* lambda) {
   const LaneSweep<T> q = group.sweep(1, call.steps, group.at(call.space.other_state));
   lane_forward(q);
   const Wide<T> losses = lane_loss(q, group.targets(1));
+  if (call.task_scales) scale_tasks(group, q.in_state(call.output_delta));
   for (Index lane = 0; lane < group.count; ++lane) call.query_losses[group.first + lane] = losses[lane];
   write_outputs(group, q.in_state(call.output));
   const Destination<T> to{lambda};

@@ -30,7 +30,7 @@ bool products_pay(const Model& model, const Request<T>& request) {
 template <class T>
 bool can_take_products(const Model& model, const Request<T>& request) {
   return std::all_of(model.layers.begin(), model.layers.end(), treats_rows_alike) && request.steps == 1 &&
-         request.uniform_inner_lr && !request.support.weights && !request.query.weights;
+         request.uniform_inner_lr && !request.support.weights && !request.query.weights && !request.task_scales;
 }
 
 constexpr std::size_t kKeptBytes = std::size_t{16} << 20;  // that a job holds at most between two calls

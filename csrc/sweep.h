@@ -94,6 +94,10 @@ inline void zero(T* at, Index count) {
 }
 
 template <class T>
+inline void scale(T* at, Index count, T by) {
+  for (Index i = 0; i < count; ++i) at[i] *= by;
+}
+template <class T>
 inline void copy(const T* from, Index count, T* to) {
   if (count == 1) *to = *from;  // most often; the library's call costs more than a sample of one number
   else __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));

@@ -25,7 +25,8 @@ class Parabolas:
 
     def sample(self, num_tasks: int, generator: torch.Generator) -> TaskBatch:
         coefficients = 2 * torch.rand(3, num_tasks, 1, 1, generator=generator) - 1
-        return TaskBatch(*(self._points(coefficients, count, generator) for count in (self.shots, self.queries)))
+        support, query = (self._points(coefficients, count, generator) for count in (self.shots, self.queries))
+        return TaskBatch(support, query)
 
     def _points(self, coefficients: Tensor, count: int, generator: torch.Generator) -> Samples:
         a, b, c = coefficients

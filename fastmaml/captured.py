@@ -103,7 +103,7 @@ class CapturedStep:
 
     def __call__(self, batch: TaskBatch, meanwhile: Callable[[], None] | None = None) -> tuple[float, float | None]:
         """As MetaStep. `meanwhile` runs once all is launched, while the device works."""
-        if batch.support.weights is not None or batch.query.weights is not None:
+        if any(weights is not None for weights in (batch.support.weights, batch.query.weights, batch.weights)):
             return self._step(batch, meanwhile)
         record = self._recorded(batch)
         if record is None:
@@ -147,7 +147,8 @@ class _Record:
     def __init__(self, step: MetaStep, like: TaskBatch, graph_of: Callable[[torch.device], Graph]) -> None:
         maml, self._step = step.maml, step
         self._graph_of = graph_of
-        self._batch = TaskBatch(*(Samples(s.x.detach().clone(), s.y.clone()) for s in (like.support, like.query)))
+        support, query = (Samples(s.x.detach().clone(), s.y.clone()) for s in (like.support, like.query))
+        self._batch = TaskBatch(support, query)
         first = next(maml.model.parameters())
         self._results = first.new_zeros(3, dtype=torch.float32)  # loss, accuracy, whether all is in order
         self._classes = not like.query.y.is_floating_point()

@@ -153,6 +153,23 @@ def _check_policy_targets(name: str, samples: Samples, loss: str, output: tuple[
         )
 
 
+def check_task_weights(weights: Tensor, tasks: int, like: Tensor) -> None:
+    """Raises TypeError or ValueError unless the weights of a batch's tasks are [T], at least 0 and not all 0."""
+    if not isinstance(weights, Tensor):
+        raise TypeError(
+            f"weights: given {type(weights).__name__}; allowed is a torch.Tensor [{tasks}], one of each task"
+        )
+    if list(weights.shape) != [tasks]:
+        raise ValueError(f"weights: given shape {list(weights.shape)}; allowed is [{tasks}], one of each task")
+    _check_kind("weights", weights, like, integers=False)
+    bad = ~((weights >= 0) & weights.isfinite())
+    if bool(bad.any()):
+        task = int(bad.nonzero()[0])
+        raise ValueError(f"weights: given {weights[task].item()} for task {task}; allowed are finite numbers from 0")
+    if not bool((weights > 0).any()):
+        raise ValueError("weights: all tasks weigh 0; one at least has to count")
+
+
 def check_weights_kind(name: str, samples: Samples, like: Tensor) -> None:
     if samples.weights is not None:
         _check_kind(f"{name}.weights", samples.weights, like, integers=False)

@@ -50,6 +50,12 @@ class EngineChoice:
         self._insist(None if remaining else obstacle)
         return remaining
 
+    def for_weights(self, found: list[Engine]) -> list[Engine]:
+        """Those of the engines `found` that take weights of tasks."""
+        remaining = [engine for engine in found if engine.weighs_tasks]
+        self._insist(None if remaining else "the batch has weights of tasks, and it weighs all alike")
+        return remaining
+
     def for_data(self, found: list[Engine], samples: Samples) -> list[Engine]:
         """Those of the engines `found` that take these samples."""
         if samples.weights is None:

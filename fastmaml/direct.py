@@ -19,12 +19,15 @@ def accumulate(
         overwrite: write over gradients that are there instead of adding to them.
     Returns:
         None, with nothing changed, where autograd has to do it: the engine does not accumulate, a hook waits for a
-        gradient, some parameters have gradients and some none, tensors are not plain, or the loss is not finite.
+        gradient, some parameters have gradients and some none, tensors are not plain, tasks have weights, or the loss
+        is not finite.
     Raises:
         TypeError, ValueError: as MAML.meta_loss.
     """
     if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
         return None  # new tensors would be of other kinds
+    if batch.weights is not None:
+        return None
     step = state.prepared
     if step is not None and batch.support.weights is None and batch.query.weights is None:
         # a batch of the form of one that was admitted needs no more checks: those of numbers are of weights alone
@@ -43,11 +46,13 @@ def meta_gradient(
     Args:
         details: whether query losses and outputs are wanted.
     Returns:
-        None where the engine does not prepare, tensors are not plain, or the loss is not finite.
+        None where the engine does not prepare, tensors are not plain, tasks have weights, or the loss is not finite.
     Raises:
         TypeError, ValueError: as MAML.meta_loss.
     """
     if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
+        return None
+    if batch.weights is not None:
         return None
     step = state.prepared
     if step is not None and batch.support.weights is None and batch.query.weights is None:

@@ -22,6 +22,7 @@ from fastmaml.inner_lr import LearnLr
 from fastmaml.options import Options
 from fastmaml.plan import InnerLr
 from fastmaml.running import update_statistics
+from fastmaml.stacking import are_tasks
 from fastmaml.state import State
 from fastmaml.synchronisation import Group, check_synchronised, several_processes
 
@@ -239,7 +240,7 @@ class MAML(Configured):
             batch: a support set, as `adapt_tasks` takes it, or a TaskBatch, whose support set is meant.
             x: inputs [T, M, ...]; may be left out for a TaskBatch, whose query.x is then meant.
         """
-        if isinstance(batch, dict) or (isinstance(batch, (tuple, list)) and len(batch) == 4):
+        if isinstance(batch, dict) or (isinstance(batch, (tuple, list)) and (len(batch) == 4 or are_tasks(batch))):
             batch = TaskBatch.of(batch)
         if isinstance(batch, TaskBatch):
             x = batch.query.x if x is None else x
@@ -354,7 +355,7 @@ class MAML(Configured):
                 result = state.choice.run(
                     found, lambda engine: engine.meta_gradient(state.plan, flat, lr, batch, steps, rule)
                 )
-            loss = state.mean(result.query_losses)
+            loss = state.mean(result.query_losses, batch.shares())
             if not math.isfinite(loss.item()):
                 checks.check_finite(("support", batch.support), ("query", batch.query))
         return result, loss
@@ -409,6 +410,7 @@ class MAML(Configured):
             query.x,
             query.y,
             query.weights,
+            batch.weights,
             self._handle,
             self._options.steps if steps is None else steps,
             details,

@@ -43,8 +43,8 @@ def register(owner: Owner) -> int:
     "fastmaml::meta_loss",
     mutates_args=(),
     schema="(Tensor[] parameters, Tensor? inner_lr, Tensor support_x, Tensor support_y, Tensor? support_weights, "
-    "Tensor query_x, Tensor query_y, Tensor? query_weights, int handle, int steps, bool details, bool alone) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor query_x, Tensor query_y, Tensor? query_weights, Tensor? task_weights, int handle, int steps, "
+    "bool details, bool alone) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def meta_loss(
     parameters: Sequence[Tensor],
@@ -55,6 +55,7 @@ def meta_loss(
     query_x: Tensor,
     query_y: Tensor,
     query_weights: Tensor | None,
+    task_weights: Tensor | None,
     handle: int,
     steps: int,
     details: bool,
@@ -70,7 +71,8 @@ def meta_loss(
         loss [], gradient [P], gradient of the inner lr, task losses [T], outputs [T, M, ...]; [0] for what is not
         there. Only the loss is differentiable.
     """
-    batch = TaskBatch(Samples(support_x, support_y, support_weights), Samples(query_x, query_y, query_weights))
+    support, query = Samples(support_x, support_y, support_weights), Samples(query_x, query_y, query_weights)
+    batch = TaskBatch(support, query, task_weights)
     loss, gradient, lr_gradient, task_losses, outputs = _owner(handle).computed(
         parameters, inner_lr, batch, steps, alone
     )
@@ -101,6 +103,7 @@ def _fake(
     query_x: Tensor,
     query_y: Tensor,
     query_weights: Tensor | None,
+    task_weights: Tensor | None,
     handle: int,
     steps: int,
     details: bool,
@@ -134,7 +137,7 @@ def _backward(ctx: Any, grad_loss: Tensor, *others: Tensor | None) -> tuple[Any,
         piece.reshape(shape) if slot in ctx.learned else None
         for slot, (piece, shape) in enumerate(zip(pieces, ctx.shapes, strict=True))
     ]
-    return (gradients, lr_gradient * grad_loss if ctx.learns_lr else None, *[None] * 10)
+    return (gradients, lr_gradient * grad_loss if ctx.learns_lr else None, *[None] * 11)
 
 
 meta_loss.register_autograd(_backward, setup_context=_setup_context)

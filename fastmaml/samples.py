@@ -54,8 +54,8 @@ class Samples:
 
     def to(self, *args: Any, non_blocking: bool = False) -> Samples:
         """Moved to a device and / or a floating dtype; labels keep their dtype."""
-        weights = None if self.weights is None else _moved(self.weights, args, non_blocking)
-        return Samples(_moved(self.x, args, non_blocking), _moved(self.y, args, non_blocking), weights)
+        weights = None if self.weights is None else moved(self.weights, args, non_blocking)
+        return Samples(moved(self.x, args, non_blocking), moved(self.y, args, non_blocking), weights)
 
     def pin_memory(self) -> Samples:
         """In page-locked memory, as a DataLoader with pin_memory=True asks for."""
@@ -106,11 +106,12 @@ def check_kind(name: str, tensor: Any) -> Tensor:
     return tensor
 
 
-def _moved(tensor: Tensor, args: tuple[Any, ...], non_blocking: bool) -> Tensor:
+def moved(tensor: Tensor, args: tuple[Any, ...], non_blocking: bool) -> Tensor:
+    """`tensor.to`, but for the dtype of what is no floating-point number."""
     if not tensor.is_floating_point():
         args = tuple(arg for arg in args if not isinstance(arg, torch.dtype))
-    moved: Tensor = tensor.to(*args, non_blocking=non_blocking) if args else tensor  # type: ignore[call-overload]
-    return moved
+    result: Tensor = tensor.to(*args, non_blocking=non_blocking) if args else tensor  # type: ignore[call-overload]
+    return result
 
 
 def describe(value: Any) -> str:

@@ -85,8 +85,14 @@ class State:
                 )
         return self.plan.flatten(parameters)
 
-    def mean(self, losses: Tensor) -> Tensor:
-        """The mean of [T], on CPUs to the last bit as the core gives it: summed in float64, one after the other."""
+    def mean(self, losses: Tensor, shares: Tensor | None = None) -> Tensor:
+        """The mean of [T], on CPUs to the last bit as the core gives it: summed in float64, one after the other.
+
+        Args:
+            shares: of each task [T], which sum to 1; None for equal ones.
+        """
+        if shares is not None:
+            return torch.dot(losses.double(), shares.double()).to(losses.dtype)
         if losses.device.type == "cpu":
             return (losses.cumsum(0, dtype=torch.float64)[-1] / len(losses)).to(losses.dtype)
         if len(self._share) != len(losses):
@@ -114,8 +120,13 @@ class State:
             key = ()
         admitted = self._admit(key, sets)
         found = self._found(admitted, sets)
-        if not admitted.plain:
-            batch = TaskBatch(checks.plain_samples(batch.support), checks.plain_samples(batch.query))
+        weights = batch.weights
+        if weights is not None:
+            checks.check_task_weights(weights, batch.num_tasks, self.like)
+            found = self.choice.for_weights(found)
+        if not admitted.plain or weights is not None:
+            weights = None if weights is None else checks.plain(weights)
+            batch = TaskBatch(checks.plain_samples(batch.support), checks.plain_samples(batch.query), weights)
         return found, batch
 
     def admit_support(self, support: Samples) -> tuple[list[Engine], Samples]:

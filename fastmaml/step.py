@@ -69,7 +69,10 @@ class MetaStep:
         accuracies = None if done.query_outputs is None else task_accuracies(done.query_outputs, batch.query)
         if meanwhile is not None:
             meanwhile()
-        return done.loss.item(), None if accuracies is None else accuracies.mean().item()
+        if accuracies is None:
+            return done.loss.item(), None
+        shares = batch.shares()
+        return done.loss.item(), (accuracies.mean() if shares is None else accuracies @ shares.to(accuracies)).item()
 
     def clear(self) -> None:
         """Sets the gradients to None."""

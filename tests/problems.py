@@ -47,6 +47,12 @@ def samples(
     return Samples(x, y if loss == "mse" else labels, weights if ragged else None)
 
 
+def weighted(batch: TaskBatch) -> TaskBatch:
+    """The batch with uneven weights of its tasks, the last of which has none."""
+    weights = torch.arange(batch.num_tasks - 1, -1, -1).to(batch.support.x.dtype)
+    return TaskBatch(batch.support, batch.query, weights)
+
+
 def task_batch(tasks: int = 3, support: int = 5, query: int = 4, **kinds) -> TaskBatch:
     return TaskBatch(samples(tasks, support, **kinds), samples(tasks, query, **kinds))
 

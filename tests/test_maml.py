@@ -395,3 +395,52 @@ def test_parameters_of_a_float32_model_stay_float32():
     maml.meta_loss(task_batch(dtype=torch.float32)).backward()
     assert all(p.grad.dtype == torch.float32 and p.grad.shape == p.shape for p in maml.parameters())
     assert parameters_of(maml.plan).dtype == torch.float32
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", [SecondOrder(), FirstOrder()], ids=["second", "first"])
+@pytest.mark.parametrize(("options", "ragged"), [({}, False), ({"learn_lr": "parameter"}, True)])
+def test_weights_of_tasks_weigh_losses_and_gradients(engine, rule, options, ragged):
+    batch = task_batch(tasks=4, ragged=ragged)
+    maml = MAML(network(), lr=0.1, steps=2, rule=rule, engine=engine, **options)
+    alone = []
+    for task in range(4):
+        support, query = (
+            Samples(s.x[task][None], s.y[task][None], s.weights if s.weights is None else s.weights[task][None])
+            for s in (batch.support, batch.query)
+        )
+        maml.zero_grad()
+        loss = maml.backward(TaskBatch(support, query))
+        alone.append((loss, gradients(maml)))
+    weights = torch.tensor([1.0, 0.0, 2.0, 5.0]).double()
+    losses, found = (torch.stack(parts) for parts in zip(*alone, strict=True))
+    for verb in ("backward", "meta_loss"):
+        maml.zero_grad()
+        loss = getattr(maml, verb)(TaskBatch(batch.support, batch.query, weights))
+        if verb == "meta_loss":
+            loss.backward()
+        torch.testing.assert_close(loss.detach(), weights @ losses / 8)
+        torch.testing.assert_close(gradients(maml), weights @ found / 8)
+    _, details = maml.meta_loss(TaskBatch(batch.support, batch.query, weights), details=True)
+    torch.testing.assert_close(details.task_losses, losses)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        ([1, 2, 3], TypeError, r"weights: given list; allowed is a torch.Tensor \[3\]"),
+        (torch.ones(2).double(), ValueError, r"weights: given shape \[2\]; allowed is \[3\]"),
+        (torch.ones(3, 1).double(), ValueError, r"weights: given shape \[3, 1\]; allowed is \[3\]"),
+        (torch.ones(3), ValueError, "weights: given torch.float32, but the model's parameters are torch.float64"),
+        (torch.tensor([1.0, -1.0, 1.0]).double(), ValueError, "weights: given -1.0 for task 1; allowed are finite"),
+        (torch.tensor([1.0, 1.0, float("nan")]).double(), ValueError, "weights: given nan for task 2"),
+        (torch.zeros(3).double(), ValueError, "weights: all tasks weigh 0"),
+    ],
+)
+def test_weights_of_tasks_are_checked(engine, weights, error, words):
+    batch = task_batch()
+    maml = MAML(network(), engine=engine)
+    for verb in (maml.backward, maml.meta_loss):
+        with pytest.raises(error, match=words):
+            verb(TaskBatch(batch.support, batch.query, weights))

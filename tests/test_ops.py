@@ -21,7 +21,7 @@ def arguments(maml, batch, details=True):
     support, query = batch.support, batch.query
     return (
         *(list(maml.model.parameters()), maml.inner_lr),
-        *(support.x, support.y, support.weights, query.x, query.y, query.weights),
+        *(support.x, support.y, support.weights, query.x, query.y, query.weights, batch.weights),
         *(maml._handle, 2, details, False),
     )
 

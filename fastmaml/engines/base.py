@@ -156,6 +156,8 @@ class Engine(ABC):
     checks_labels: ClassVar[bool] = False
     #: whether nothing it does waits for the device, so that its launches can be captured as a CUDA graph
     capturable: ClassVar[bool] = False
+    #: whether its meta-gradient takes weights of tasks, TaskBatch.weights
+    weighs_tasks: ClassVar[bool] = True
     #: whether it has `prepare`; then it `checks_labels`, too
     accumulates: ClassVar[bool] = False
 
@@ -196,7 +198,10 @@ class Engine(ABC):
         steps: int,
         rule: GradientRule,
     ) -> MetaGradient:
-        """The gradient of the mean query loss after `steps` ≥ 1 inner steps from parameters [P]."""
+        """The gradient of the mean query loss after `steps` ≥ 1 inner steps from parameters [P].
+
+        The mean is over tasks, weighted by `batch.shares()` where it has any.
+        """
 
     def prepare(
         self, plan: Plan, parameters: Sequence[Tensor], like: Tensor, inner_lr: InnerLr, batch: TaskBatch

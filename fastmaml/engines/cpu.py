@@ -88,10 +88,12 @@ class CpuEngine(Engine):
         learned = torch.empty_like(parameters) if inner_lr.learned else None
         support, query = _Samples(plan, batch.support, dtype), _Samples(plan, batch.query, dtype)
         rates = _plain(inner_lr.values, dtype)
+        shares = batch.shares()
+        scales = None if shares is None else _plain(shares * tasks, dtype)
         problem = _verb(plan, "meta_gradient", dtype, batch.query.x)(
             parameters.data_ptr(), rates.data_ptr(), inner_lr.uniform, support.addresses, query.addresses, tasks,
-            steps, rule.through_steps, torch.get_num_threads(), losses.data_ptr(), gradient.data_ptr(),
-            0 if learned is None else learned.data_ptr(), outputs.data_ptr(),
+            steps, rule.through_steps, torch.get_num_threads(), _address(scales), losses.data_ptr(),
+            gradient.data_ptr(), _address(learned), outputs.data_ptr(),
         )  # fmt: skip
         if problem is not None:
             _raise(problem, plan)
@@ -228,6 +230,10 @@ class _Samples:
 def _addresses(samples: Samples) -> tuple[int, int, int, int]:
     weights = samples.weights
     return samples.x.data_ptr(), samples.y.data_ptr(), 0 if weights is None else weights.data_ptr(), samples.x.shape[1]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -73,7 +73,7 @@ class FunctionalEngine(Engine):
         steps: int,
         rule: GradientRule,
     ) -> MetaGradient:
-        task = self._task(plan)
+        task, shares = self._task(plan), batch.shares()
 
         def query(theta: Tensor, lr: Tensor, support: Any, query: Any) -> tuple[Tensor, Tensor]:
             fast, _ = task.adapt(theta, lr, support, steps, rule.through_steps)
@@ -82,7 +82,7 @@ class FunctionalEngine(Engine):
         def mean_query(theta: Tensor, lr: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             over_tasks = vmap(query, in_dims=(None, None, 0, 0), randomness="different")
             losses, outputs = over_tasks(theta, lr, _data(batch.support), _data(batch.query))
-            return losses.mean(), (losses, outputs)
+            return losses.mean() if shares is None else losses @ shares, (losses, outputs)
 
         wanted = (0, 1) if inner_lr.learned else (0,)
         with _transforming(plan):

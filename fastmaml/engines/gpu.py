@@ -43,6 +43,7 @@ class GpuEngine(Engine):
     """
 
     name = "gpu"
+    weighs_tasks = False
     needs_layers = True
     capturable = True
 

@@ -55,15 +55,19 @@ class ReferenceEngine(Engine):
     ) -> MetaGradient:
         gradient, lr_gradient = torch.zeros_like(parameters), torch.zeros_like(parameters)
         losses, outputs = [], []
-        for support, query in zip(batch.support.tasks(), batch.query.tasks(), strict=True):
+        shares = batch.shares()
+        equal = [1 / batch.num_tasks] * batch.num_tasks
+        for support, query, share in zip(
+            batch.support.tasks(), batch.query.tasks(), equal if shares is None else shares, strict=True
+        ):
             with autograd(True):
                 theta, lr = parameters.detach().requires_grad_(), inner_lr.values.detach().requires_grad_()
                 fast, _ = _adapt(plan, theta, lr, support, steps, rule.through_steps)
                 output = _forward(plan, fast, _real(query).x)
                 loss = plan.loss_fn(output, _real(query).y, _real(query).weights)
                 grads = torch.autograd.grad(loss, (theta, lr), materialize_grads=True)
-            gradient += grads[0] / batch.num_tasks
-            lr_gradient += grads[1] / batch.num_tasks
+            gradient += grads[0] * share
+            lr_gradient += grads[1] * share
             losses.append(loss.detach())
             outputs.append(_with_padding(output.detach(), query))
         return MetaGradient(

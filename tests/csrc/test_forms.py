@@ -16,6 +16,7 @@ from fastmaml.gradients import FirstOrder
 from fastmaml.plan import InnerLr, Plan
 from tests.csrc.conftest import core
 from tests.csrc.networks import Problem, problem, relative
+from tests.problems import weighted
 
 pytestmark = pytest.mark.usefixtures("restored")
 CPU, REFERENCE = CpuEngine(), ReferenceEngine()
@@ -193,3 +194,27 @@ def test_nan_in_a_task_reaches_its_loss_and_no_other(form: str) -> None:
 def test_form_names() -> None:
     with pytest.raises(ValueError, match="allowed are 'auto', 'copies', 'lanes' and 'products'"):
         core.set_form("wide")
+
+
+WEIGHTED = {
+    "copies": lambda: problem([4, 12, 3], tasks=5, ragged=True),
+    "copies, first layer by Gram matrices": lambda: problem([300, 20, 5], loss="cross_entropy", tasks=4, steps=3),
+    "lanes": LANES["sinusoid"],
+    "lanes, ragged": LANES["labels, ragged"],
+    "products, which weigh no tasks": PRODUCTS["sinusoid"],
+}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_tasks(name: str, dtype: torch.dtype, isa: str) -> None:
+    p = WEIGHTED[name]()
+    batch = weighted(p.batch)
+    truth = REFERENCE.meta_gradient(p.plan, p.parameters, p.inner_lr, batch, p.steps, p.rule)
+    q = p.to(dtype)
+    core.set_form(name.partition(",")[0])
+    ours = CPU.meta_gradient(q.plan, q.parameters, q.inner_lr, batch.to(dtype), q.steps, q.rule)
+    equal = CPU.meta_gradient(q.plan, q.parameters, q.inner_lr, q.batch, q.steps, q.rule)
+    assert relative(ours.gradient, truth.gradient) <= BOUNDS[dtype]
+    assert relative(ours.query_losses, truth.query_losses) <= BOUNDS[dtype]
+    assert relative(equal.gradient, truth.gradient) > 1e-3
