@@ -35,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.issue_config_time_warning(pytest.PytestConfigWarning(_unfair()), stacklevel=2)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Is called where this file was read before the command line was."""
+    from bench.options import NAMED
+
+    session.config.stash[NAMED] = True
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"{name}: {value}" for name, value in _facts(config).items()]
 

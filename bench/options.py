@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import Any
 
+import pytest
+
 from bench import rivals
 from bench.problem import CASES
 from fastmaml import engines
@@ -13,6 +15,9 @@ from fastmaml import engines
 NAMES = {"case": tuple(CASES), "engine": engines.NAMES, "rival": rivals.NAMES}
 PATIENCE = 60.0
 THREADS = 2
+
+NAMED = pytest.StashKey[bool]()
+"""In the stash of pytest's configuration where bench/ is named on the command line: only then are options read."""
 
 
 def add_to(group: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.contest import Entry, allowed, truth, try_out
 from bench.contestants import Contestant, Ours, chosen
+from bench.options import NAMED
 from bench.problem import CASES, Problem
 from bench.rivals import Absent
 from bench.rounds import rounds, warmed_up
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if not hasattr(metafunc.config.option, "case"):  # pytest reads options of folders that are named to it
+    if NAMED not in metafunc.config.stash:
         pytest.skip("is measured where it is named: pytest bench")
     option = metafunc.config.getoption
     cases = list(dict.fromkeys(option("case") or CASES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,3 +86,8 @@ def test_who_is_absent_or_out_of_patience_is_passed_over(problem, monkeypatch):
     monkeypatch.setattr(Ours, "device", absent)
     with pytest.raises(pytest.skip.Exception, match="functional on sinusoid-1: absent: get it there"):
         test_engines._tried_out(problem, Ours("functional"), patience=60)
+
+
+def test_a_folder_that_was_not_named_is_passed_over():
+    with pytest.raises(pytest.skip.Exception, match="measured where it is named: pytest bench"):
+        test_engines.pytest_generate_tests(SimpleNamespace(config=SimpleNamespace(stash=pytest.Stash())))
