@@ -38,7 +38,7 @@ def problem(request: pytest.FixtureRequest) -> Problem:
     return CASES[request.param]()
 
 
-def test_meta_gradient(
+def test_step(
     problem: Problem, contestant: Contestant, benchmark: BenchmarkFixture, pytestconfig: pytest.Config
 ) -> None:
     benchmark.group = problem.name

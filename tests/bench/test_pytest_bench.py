@@ -44,7 +44,7 @@ def test_right_answers_get_a_time_and_wrong_ones_do_not(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loop on sinusoid-1: wrong: relative error 1.0e-03 is above 1e-04" in done.stdout
     found = json.loads(result.read_text())
-    names = [entry["name"].removeprefix("test_meta_gradient[sinusoid-1-") for entry in found["benchmarks"]]
+    names = [entry["name"].removeprefix("test_step[sinusoid-1-") for entry in found["benchmarks"]]
     assert names == ["cpu]", "cpu-autograd]", "functional]", "functional-autograd]"]
     for entry in found["benchmarks"]:
         assert entry["group"] == "sinusoid-1"
