@@ -11,7 +11,7 @@ from bench.contest import seconds_of
 WARM_UP = 3
 """Calls before the first that counts: threads wake, caches fill, compilers have seen shapes and memory twice."""
 
-STRETCH = 10
+STRETCH = 15
 """Budgets that the least number of rounds may take, before it is cut."""
 
 

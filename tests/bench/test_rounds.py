@@ -14,7 +14,7 @@ from bench.rounds import rounds, warmed_up
     [
         (0.25e-3, 5, 4000),  # the budget is filled
         (0.5, 5, 5),  # the least number counts
-        (4.0, 5, 2),  # which is cut to ten budgets
+        (4.0, 5, 3),  # which is cut to fifteen budgets
         (15.0, 5, 1),
         (0.5, 20, 20),
     ],
