@@ -71,6 +71,13 @@ def allowed(eager_error: float) -> float:
 def enter(
     name: str, problem: Problem, reference: Tensor, tolerance: float = TOLERANCE, limit: float | None = None
 ) -> Entry:
+    """Ours or the rival of that name, tried out."""
+    return try_out(name, lambda: _prepare(name, problem), reference, tolerance, limit)
+
+
+def try_out(
+    name: str, prepare: Callable[[], Step], reference: Tensor, tolerance: float, limit: float | None = None
+) -> Entry:
     """Builds a contestant, takes its first call within `limit` seconds and compares its answer with the reference [P].
 
     What a limit interrupts is Python; compilers are C++, and are given up once they return.
@@ -78,7 +85,7 @@ def enter(
     entry = Entry(name)
     try:
         with patience(limit):
-            entry.step = _prepare(name, problem)
+            entry.step = prepare()
             start = time.perf_counter()
             _, gradients = entry.step()
             entry.first_call = time.perf_counter() - start

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 FAIR: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 """Several OpenMP runtimes in one process otherwise spin against each other, and every contestant but the one
@@ -19,8 +24,16 @@ def ensure_fair(module: str) -> None:
         os.execve(sys.executable, command, {**os.environ, **FAIR})
 
 
+def set_fair() -> bool:
+    """Sets FAIR in this process; False where torch is loaded already and has read other values."""
+    if all(os.environ.get(name) == value for name, value in FAIR.items()):
+        return True
+    os.environ.update(FAIR)
+    return "torch" not in sys.modules
+
+
 def machine() -> dict[str, str]:
-    """Processor, cores and versions, by name."""
+    """Processor, cores, versions and instruction sets, by name."""
     import torch
 
     return {
@@ -30,7 +43,33 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch instruction set": torch.backends.cpu.get_cpu_capability(),
+        "fastmaml instruction set": _core_instruction_set(),
     }
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str:
+    """Of this checkout, "+" where files differ from it; FASTMAML_COMMIT where there is no git to ask."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("FASTMAML_COMMIT", "unknown")
+    return head.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def _core_instruction_set() -> str:
+    try:
+        from fastmaml import _core
+    except ImportError:
+        return "no compiled core"
+    return str(_core.isa())
 
 
 def _processor() -> str:

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from bench import gpu_count, rivals
 from bench.contest import Entry, allowed, enter, flat, relative_error, truth
-from bench.gpu_machine import ROOT, by_clock, by_events, facts, peaks
+from bench.environment import ROOT
+from bench.gpu_machine import by_clock, by_events, facts, peaks
 from bench.gpu_training import omniglot_run
 from bench.problem import CASES, Problem, sinusoid
 from fastmaml import SecondOrder, TaskBatch

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
+from bench.environment import commit, version
+
 SLOW = 0.5
 """Seconds from which on a call is long enough to be timed by itself, three times."""
 
@@ -24,23 +21,6 @@ def facts() -> dict[str, str]:
     versions = {package: version(package) for package in ("torch", "triton", "jax", "learn2learn")}
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"gpu": torch.cuda.get_device_name(), "date": date, "commit": commit(), **versions}
-
-
-def version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def commit() -> str:
-    """Of this checkout, "+" where files differ from it; FASTMAML_COMMIT where there is no git to ask."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("FASTMAML_COMMIT", "unknown")
-    return head.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def peaks() -> dict[str, float]:
