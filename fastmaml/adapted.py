@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,28 @@ class Details:
 
     task_losses: Tensor
     outputs: Tensor
+
+
+def steps_of(
+    maml: MAML, adapt: Callable[[Tensor, int], tuple[Tensor, Tensor]], start: Tensor, steps: int
+) -> Iterator[AdaptedTasks]:
+    """The tasks after 0, 1, … `steps` inner steps.
+
+    Args:
+        adapt: (parameters [P] or [T, P], count) ↦ fast parameters [T, P] after `count` steps, losses [T, count].
+        start: [P].
+    """
+    first = adapt(start, 0)
+
+    def each() -> Iterator[AdaptedTasks]:
+        fast, losses = first
+        yield AdaptedTasks(maml, fast, losses)
+        for _ in range(steps):
+            fast, loss = adapt(fast, 1)
+            losses = torch.cat([losses, loss], 1)
+            yield AdaptedTasks(maml, fast, losses)
+
+    return each()
 
 
 def without_padding(outputs: Tensor, weights: Tensor | None) -> Tensor:

@@ -130,8 +130,8 @@ def placed(batch: Any, parameter: Tensor) -> TaskBatch:
 def _evaluate_batch(maml: MAML, batch: TaskBatch, steps: int) -> tuple[Tensor, Tensor | None]:
     """Query losses and accuracies [S + 1, T]."""
     losses, accuracies = [], []
-    for step in range(steps + 1):
-        outputs = maml.adapt_tasks(batch.support, steps=step)(batch.query.x)
+    for adapted in maml.adapt_steps(batch.support, steps):
+        outputs = adapted(batch.query.x)
         losses.append(task_losses(maml.plan, outputs, batch.query).double().cpu())
         accuracies.append(task_accuracies(outputs, batch.query))
     known = [accuracy.double().cpu() for accuracy in accuracies if accuracy is not None]

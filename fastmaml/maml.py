@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Literal, overload
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmaml import checks, direct, ops
-from fastmaml.adapted import AdaptedTasks, Details, without_padding
+from fastmaml.adapted import AdaptedTasks, Details, steps_of, without_padding
 from fastmaml.autograd import Computed, MetaLoss
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.base import Accumulated, Engine, MetaGradient
@@ -204,6 +204,35 @@ class MAML(nn.Module):
             if not math.isfinite(losses.sum().item()):
                 checks.check_finite(("support", support))
         return AdaptedTasks(self, fast, losses)
+
+    def adapt_steps(self, support: Any, steps: int | None = None) -> Iterator[AdaptedTasks]:
+        """Adapts the model to T tasks and gives them after 0, 1, … `steps` inner steps, each from the one before.
+
+        Arguments are checked, and the initialisation is read, when it is called; a step is taken when it is asked for.
+
+        Args:
+            support, steps: as `adapt_tasks`.
+        Raises:
+            as `meta_loss`.
+        """
+        support = Samples.of(support)
+        steps = self.steps if steps is None else checks.whole_number("steps", steps, 0)
+        state = self._current()
+        with _no_graph():
+            found, support = state.admit_support(support)
+            _check_adapts(state, steps)
+            flat, lr = state.flatten(state.parameters), self._lr(state, self.inner_lr)
+
+        def adapt(start: Tensor, count: int) -> tuple[Tensor, Tensor]:
+            with _no_graph():
+                fast, losses = state.choice.run(
+                    found, lambda engine: engine.adapt(state.plan, start, lr, support, count)
+                )
+                if not math.isfinite(losses.sum().item()):
+                    checks.check_finite(("support", support))
+            return fast, losses
+
+        return steps_of(self, adapt, flat, steps)
 
     def predict(self, batch: Any, x: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Adapts to a support set, then runs the adapted networks on x: outputs [T, M, ...].
