@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastmaml import logs
+from fastmaml.checkpoint import CheckpointError
 from fastmaml.evaluation import Evaluation
 from fastmaml.logs import CsvLog, RunLog
 from tests.training import ROOT
@@ -56,7 +57,9 @@ def test_a_file_cut_off_anywhere_is_continued(path, tmp_path):
 
 def test_a_file_with_other_columns_is_left_alone(path):
     path.write_text("iteration,reward\n1,2\n")
-    with pytest.raises(ValueError, match=r"train\.csv: has other columns than \('iteration', 'loss', 'accuracy'\)"):
+    with pytest.raises(
+        CheckpointError, match=r"train\.csv: has other columns than \('iteration', 'loss', 'accuracy'\)"
+    ):
         CsvLog(path, COLUMNS)
     assert path.read_text() == "iteration,reward\n1,2\n"
 
