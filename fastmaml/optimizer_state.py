@@ -49,8 +49,8 @@ _LIKE_PARAMETER = (
 )
 _LBFGS_NEEDED = ("d", "t", "old_dirs", "old_stps", "ro", "H_diag", "prev_flat_grad", "prev_loss")
 
-#: options that no scheduler changes, and that a loop or a list is as long as
-_FIXED = ("max_iter", "max_eval", "history_size", "ns_steps")
+#: options that no scheduler changes: what a loop or a list is as long as, and what kernels a step takes
+_FIXED = ("max_iter", "max_eval", "history_size", "ns_steps", "capturable", "differentiable")
 _SCHEDULED = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
 
 
@@ -67,7 +67,10 @@ def restore(saved: Saved, optimizer: Optimizer) -> None:
         _check_groups(saved.entry("param_groups"), kind, optimizer, own["param_groups"])
         parameters = dict(_indexed(optimizer, own["param_groups"]))
         _check_state(saved, kind, parameters)
-        state = {**state, "state": _laid_out(state["state"], parameters)}
+        kept = _laid_out(state["state"], parameters)
+        if kind is optim.SGD:
+            _complete_fused(kept, state["param_groups"], parameters)
+        state = {**state, "state": kept}
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)  # type: ignore[arg-type]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -147,9 +150,9 @@ def _check_groups(saved: Saved, kind: type[Optimizer], optimizer: Optimizer, own
 
 def _check_option(group: Saved, name: str, own: Any) -> None:
     saved = group.optional(name)
-    if name in _FIXED and saved.value != own:
-        raise saved.refusal(f"{own!r}, as it is here")
     saved.alike(own)
+    if name in _FIXED and saved.value not in (own, None):
+        raise saved.refusal(f"{own!r}, as it is here")
     if name == "lr" and not math.isfinite(float(saved.value)):
         raise saved.refusal("a finite number")
 
@@ -259,6 +262,22 @@ def _laid_out(
         index: {name: _laid_out_as(parameters[index][1], value) for name, value in entries.items()}
         for index, entries in state.items()
     }
+
+
+def _complete_fused(
+    kept: dict[Any, dict[str, Any]],
+    groups: list[dict[str, Any]],
+    parameters: Mapping[int, tuple[dict[str, Any], Tensor]],
+) -> None:
+    """Gives parameters without momentum one of zeros, where others have it: SGD's fused kernel takes all or none.
+
+    A first step then leaves in it what it would have left without.
+    """
+    for group in groups:
+        present = [i for i in group["params"] if kept.get(i, {}).get("momentum_buffer") is not None]
+        if group.get("fused") and present and not group["dampening"]:
+            for index in set(group["params"]) - set(present):
+                kept[index] = {"momentum_buffer": torch.zeros_like(parameters[index][1])}
 
 
 def _laid_out_as(parameter: Tensor, value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastmaml import optimizer_state, scheduler_state
 from fastmaml.batch import TaskBatch
-from fastmaml.checkpoint import CheckpointError, check_tensors
+from fastmaml.checkpoint import CheckpointError, check_tensors, describe
 from fastmaml.random_state import check_state
 from fastmaml.saved import Saved
 from fastmaml.saved import counters as saved_counters
@@ -134,9 +134,9 @@ def plain(value: Any) -> Any:
 def check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raises CheckpointError, naming the differences, where a run was saved with other settings."""
     differences = [
-        f"{name} was {saved[name]!r} and is {own[name]!r} now"
+        f"{name} was {_shown(saved[name])} and is {own[name]!r} now"
         for name in own
-        if name in saved and saved[name] != own[name]
+        if name in saved and not _same(saved[name], own[name])
     ]
     if differences:
         raise CheckpointError(
@@ -152,6 +152,18 @@ def restored_counters(saved: Saved, kind: type[T]) -> T:
     if saved.entry("iteration").whole() != iteration:
         raise saved.entry("iteration").refusal(f"{iteration}, as 'counters/iteration' says")
     return counters
+
+
+def _same(saved: Any, own: Any) -> bool:
+    """Whether they are equal, where a damaged file may hold anything."""
+    try:
+        return bool(saved == own)
+    except RuntimeError:  # tensors that are neither
+        return False
+
+
+def _shown(saved: Any) -> str:
+    return describe(saved) if isinstance(saved, Tensor) else repr(saved)
 
 
 @contextmanager

@@ -74,10 +74,9 @@ class Saved:
         """Any number, infinite or NaN, too."""
         if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
             raise self.refusal("a number")
-        try:
-            return float(self.value)
-        except OverflowError:
-            raise self.refusal("a number below 1.8e308") from None
+        if isinstance(self.value, int) and abs(self.value) > LARGEST:
+            raise self.refusal("a number, of whole ones up to 2^53")
+        return float(self.value)
 
     def duration(self) -> float:
         """A finite number from 0."""
@@ -95,13 +94,17 @@ class Saved:
     def alike(self, own: Any) -> None:
         """Raises CheckpointError where this is not of the same kind as `own`: a number, text, a list of as many …
 
-        Where `own` is None or a function, anything may stand.
+        Where `own` is None or a function, anything but a tensor may stand.
         """
-        if isinstance(own, bool):
+        if isinstance(own, Tensor):
+            self._number_or_tensor(own)
+        elif isinstance(self.value, Tensor):
+            raise self.refusal("no tensor")
+        elif isinstance(own, bool):
             if not isinstance(self.value, (bool, type(None))):
                 raise self.refusal("True, False or None")
-        elif isinstance(own, (Tensor, int, float)):
-            self._one_number()
+        elif isinstance(own, (int, float)):
+            self._no_nan(self)
         elif isinstance(own, str):
             if not isinstance(self.value, str):
                 raise self.refusal("text")
@@ -118,13 +121,16 @@ class Saved:
         for item, entry in zip(items, own, strict=False):
             item.alike(entry)
 
-    def _one_number(self) -> None:
+    def _number_or_tensor(self, own: Tensor) -> None:
         value = self.value
         if isinstance(value, Tensor):
-            if value.numel() != 1 or value.is_complex():
-                raise self.refusal("a number, or a tensor of one")
+            if value.shape not in ((), own.shape) or value.numel() != 1 or not value.is_floating_point():
+                raise self.refusal(f"a number, or {describe(own)}")
             value = value.item()
-        if math.isnan(Saved(self.path, value, self.field).number()):
+        self._no_nan(Saved(self.path, value, self.field))
+
+    def _no_nan(self, number: Saved) -> None:
+        if math.isnan(number.number()):
             raise self.refusal("a number that is not NaN")
 
     def _below(self, name: Any) -> str:
