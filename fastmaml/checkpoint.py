@@ -83,6 +83,18 @@ def load_model(path: Path | str, module: nn.Module) -> dict[str, Any]:
     return state
 
 
+def load_config(path: Path | str) -> dict[str, Any]:
+    """What the run that wrote `path` was given as `config`; empty where there is none.
+
+    Raises:
+        CheckpointError: as `load`, or where it is no dict of names.
+    """
+    config = load(path).get("config", {})
+    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
+        raise CheckpointError(f"{path}: 'config' is {describe(config)}; allowed is a dict of names. {ADVICE}")
+    return config
+
+
 def check_tensors(path: Path | str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raises CheckpointError, naming the first differences, unless both have the same names, shapes and dtypes."""
     differences = [

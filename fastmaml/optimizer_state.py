@@ -7,7 +7,6 @@ read and write beyond it. What torch's own optimizers keep is known; the state o
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import reduce
 from itertools import chain
@@ -30,15 +29,14 @@ _NEEDED: dict[type[Optimizer], tuple[str, ...]] = {
     optim.SparseAdam: ("step", "exp_avg", "exp_avg_sq"),
     optim.Adagrad: ("step", "sum"),
     optim.Adadelta: ("step", "square_avg", "acc_delta"),
-    optim.Adafactor: ("step",),
     optim.ASGD: ("step", "eta", "mu", "ax"),
     optim.RMSprop: ("step", "square_avg"),
     optim.Rprop: ("step", "prev", "step_size"),
     optim.SGD: (),
     optim.LBFGS: (),
 }
-if hasattr(optim, "Muon"):
-    _NEEDED[optim.Muon] = ()
+_NEWER = {"Adafactor": ("step",), "Muon": ()}  # than the oldest torch that is supported
+_NEEDED |= {getattr(optim, name): needed for name, needed in _NEWER.items() if hasattr(optim, name)}
 
 #: and where an option of the group is set
 _NEEDED_IF = {"amsgrad": "max_exp_avg_sq", "momentum": "momentum_buffer", "centered": "grad_avg"}
@@ -122,7 +120,10 @@ def _behind(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hooks(optimizer: Optimizer) -> bool:
     """Whether someone changes the state on its way out or in."""
-    return bool(optimizer._optimizer_state_dict_post_hooks or optimizer._optimizer_load_state_dict_pre_hooks)
+    return any(
+        getattr(optimizer, hooks, None)
+        for hooks in ("_optimizer_state_dict_post_hooks", "_optimizer_load_state_dict_pre_hooks")
+    )
 
 
 def _indexed(optimizer: Optimizer, own_groups: list[dict[str, Any]]) -> list[tuple[int, tuple[dict[str, Any], Tensor]]]:
@@ -153,8 +154,6 @@ def _check_option(group: Saved, name: str, own: Any) -> None:
     saved.alike(own)
     if name in _FIXED and saved.value not in (own, None):
         raise saved.refusal(f"{own!r}, as it is here")
-    if name == "lr" and not math.isfinite(float(saved.value)):
-        raise saved.refusal("a finite number")
 
 
 def _check_together(group: Saved, kind: type[Optimizer], optimizer: Optimizer) -> None:
@@ -195,7 +194,7 @@ def _check_entries(saved: Saved, kind: type[Optimizer], parameter: Tensor, optio
     needed = [*_NEEDED[kind]]
     if needed:  # SGD makes what is absent
         needed += [name for option, name in _NEEDED_IF.items() if options.get(option)]
-    if kind is optim.Adafactor:
+    if kind.__name__ == "Adafactor":
         needed += ["row_var", "col_var"] if parameter.dim() > 1 else ["variance"]
     for name in needed:
         saved.entry(name)

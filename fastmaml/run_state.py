@@ -116,7 +116,7 @@ class RunState:
         with fitting(path, "scheduler"):
             scheduler_state.restore(saved.optional("scheduler"), self.scheduler)
         with fitting(path, "task source"):
-            self.stream.load_state_dict({**saved.entry("stream").mapping()})
+            self.stream.load_state_dict(saved.optional("stream").value)
         self.model.load_state_dict(state["model"])
         with fitting(path, "random state"):
             _set_random_state(random)

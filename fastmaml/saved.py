@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -16,6 +15,7 @@ T = TypeVar("T")
 
 LARGEST = 2**53
 """Of a counter: float64 holds every whole number up to here."""
+_LARGEST_FLOAT32 = 3.4e38
 
 
 class Saved:
@@ -104,7 +104,7 @@ class Saved:
             if not isinstance(self.value, (bool, type(None))):
                 raise self.refusal("True, False or None")
         elif isinstance(own, (int, float)):
-            self._no_nan(self)
+            self._in_range(own)
         elif isinstance(own, str):
             if not isinstance(self.value, str):
                 raise self.refusal("text")
@@ -127,11 +127,13 @@ class Saved:
             if value.shape not in ((), own.shape) or value.numel() != 1 or not value.is_floating_point():
                 raise self.refusal(f"a number, or {describe(own)}")
             value = value.item()
-        self._no_nan(Saved(self.path, value, self.field))
+        Saved(self.path, value, self.field)._in_range(own.item())
 
-    def _no_nan(self, number: Saved) -> None:
-        if math.isnan(number.number()):
-            raise self.refusal("a number that is not NaN")
+    def _in_range(self, own: float) -> None:
+        """Of the numbers that torch takes: it raises where one is to be float32 and too large."""
+        largest = max(abs(own), _LARGEST_FLOAT32)
+        if not abs(self.number()) <= largest:
+            raise self.refusal(f"a number of a magnitude up to {largest:g}")
 
     def _below(self, name: Any) -> str:
         return f"{self.field}/{name}" if self.field else str(name)
@@ -139,7 +141,7 @@ class Saved:
 
 def counters(saved: Saved, kind: type[T]) -> T:
     """A dataclass of int, float and optional fields; `seconds` and what is counted are not negative."""
-    known = {field.name: str(field.type) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = get_type_hints(kind)
     if unknown := [str(name) for name in saved.mapping() if name not in known]:
         raise CheckpointError(
             f"{saved.path}: '{saved.field}' has the unknown {sorted(unknown)}; allowed are {sorted(known)}. "
@@ -148,9 +150,10 @@ def counters(saved: Saved, kind: type[T]) -> T:
     return kind(**{name: _counter(saved.optional(name), said) for name, said in known.items()})
 
 
-def _counter(saved: Saved, kind: str) -> int | float | None:
-    if kind.endswith("| None") and saved.value is None:
+def _counter(saved: Saved, kind: Any) -> int | float | None:
+    kinds = get_args(kind) or (kind,)
+    if saved.value is None and type(None) in kinds:
         return None
-    if kind.startswith("int"):
+    if int in kinds:
         return saved.whole()
     return saved.duration() if saved.field.endswith("seconds") else saved.number()

@@ -22,7 +22,7 @@ def restore(saved: Saved, scheduler: LRScheduler | None) -> None:
         return
     state = saved.mapping()
     for name in state:
-        if not isinstance(name, str) or name == "optimizer" or callable(getattr(scheduler, name, None)):
+        if not isinstance(name, str) or name == "optimizer" or callable(getattr(type(scheduler), name, None)):
             raise saved.entry(name).refusal("no entry of this name")
     if type(scheduler).__module__ == "torch.optim.lr_scheduler":
         _check(saved, scheduler.state_dict())

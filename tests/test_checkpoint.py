@@ -108,7 +108,7 @@ def test_a_state_is_a_dict(path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    with pytest.raises(CheckpointError, match="pipe: cannot be read, it is a named pipe; allowed is a file. Move it"):
+    with pytest.raises(CheckpointError, match=r"pipe: cannot be read, it is a named pipe; allowed is a file\. Move it"):
         checkpoint.load(path)
     with pytest.raises(CheckpointError, match="it is a folder"):
         checkpoint.load(tmp_path)
@@ -201,6 +201,14 @@ def test_a_model_is_a_dict(tmp_path):
     checkpoint.save(tmp_path / "c", {"model": [1]})
     with pytest.raises(CheckpointError, match="'model' is list; allowed is a dict of tensors"):
         checkpoint.load_model(tmp_path / "c", network(1, 1))
+
+
+def test_a_config_is_a_dict_of_names(path):
+    assert checkpoint.load_config(path) == {}
+    for config in ([1], {3: 4}, "x"):
+        checkpoint.save(path, {"config": config})
+        with pytest.raises(CheckpointError, match="'config' is .*; allowed is a dict of names"):
+            checkpoint.load_config(path)
 
 
 def test_another_model_is_refused_naming_the_tensors(tmp_path):

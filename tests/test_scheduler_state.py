@@ -72,6 +72,17 @@ def test_another_period_is_taken_as_it_was_saved():
     assert scheduler.T_max == 30
 
 
+def test_a_function_of_its_own_stays():
+    def cyclic():
+        return lr_scheduler.CyclicLR(cosine().optimizer, 0.1, 0.5, 2, scale_fn=lambda x: 0.5**x, cycle_momentum=False)
+
+    scheduler = cyclic()
+    scale = scheduler._scale_fn_custom
+    scheduler_state.restore(Saved("file", {**cyclic().state_dict(), "last_epoch": 3}, "scheduler"), scheduler)
+    assert scheduler.last_epoch == 3
+    assert scheduler._scale_fn_custom in (scale, None)
+
+
 def test_someones_own_may_keep_what_it_likes():
     scheduler, other = (Counting(cosine().optimizer) for _ in range(2))
     scheduler.seen = [1, 2, 3]
