@@ -48,7 +48,7 @@ _LIKE_PARAMETER = (
 _LBFGS_NEEDED = ("d", "t", "old_dirs", "old_stps", "ro", "H_diag", "prev_flat_grad", "prev_loss")
 
 #: options that no scheduler changes: what a loop or a list is as long as, and what kernels a step takes
-_FIXED = ("max_iter", "max_eval", "history_size", "ns_steps", "capturable", "differentiable")
+_FIXED = ("max_iter", "max_eval", "history_size", "line_search_fn", "ns_steps", "capturable", "differentiable")
 _SCHEDULED = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
 
 
@@ -56,14 +56,15 @@ def restore(saved: Saved, optimizer: Optimizer) -> None:
     """Loads what `optimizer.state_dict()` gave, after checking it; a learning rate that is a tensor stays that tensor.
 
     Raises:
-        CheckpointError: it does not fit the optimizer; then nothing has been changed, if that is one of torch's own.
+        CheckpointError: it does not fit an optimizer of torch's own, which then is as it was. What others raise is
+            their own affair.
     """
     state = saved.mapping()
     kind = _kind(optimizer)
     if kind is not None:
         own = optimizer.state_dict()
         _check_groups(saved.entry("param_groups"), kind, optimizer, own["param_groups"])
-        parameters = dict(_indexed(optimizer, own["param_groups"]))
+        parameters = _indexed(optimizer, own["param_groups"])
         _check_state(saved, kind, parameters)
         kept = _laid_out(state["state"], parameters)
         if kind is optim.SGD:
@@ -126,13 +127,13 @@ def _hooks(optimizer: Optimizer) -> bool:
     )
 
 
-def _indexed(optimizer: Optimizer, own_groups: list[dict[str, Any]]) -> list[tuple[int, tuple[dict[str, Any], Tensor]]]:
-    """(index in the state, (group, parameter))."""
-    return [
-        (index, (group, parameter))
+def _indexed(optimizer: Optimizer, own_groups: list[dict[str, Any]]) -> dict[int, Tensor]:
+    """The parameters by their index in the state."""
+    return {
+        index: parameter
         for group, own in zip(optimizer.param_groups, own_groups, strict=True)
         for index, parameter in zip(own["params"], group["params"], strict=True)
-    ]
+    }
 
 
 def _check_groups(saved: Saved, kind: type[Optimizer], optimizer: Optimizer, own_groups: list[dict[str, Any]]) -> None:
@@ -171,20 +172,20 @@ def _check_together(group: Saved, kind: type[Optimizer], optimizer: Optimizer) -
         ) from error
 
 
-def _check_state(saved: Saved, kind: type[Optimizer], parameters: Mapping[int, tuple[dict[str, Any], Tensor]]) -> None:
+def _check_state(saved: Saved, kind: type[Optimizer], parameters: Mapping[int, Tensor]) -> None:
     state, groups = saved.entry("state"), saved.entry("param_groups").value
     for index in state.mapping():
         if index not in parameters or isinstance(index, bool) or not isinstance(index, int):
             raise state.entry(index).refusal(f"an entry for one of the {len(parameters)} parameters, from 0")
-    options = list(chain.from_iterable([group] * len(group["params"]) for group in groups))
-    for place, (index, (_, parameter)) in enumerate(parameters.items()):
+    options = [group for group in groups for _ in group["params"]]
+    for (index, parameter), its_options in zip(parameters.items(), options, strict=True):
         entry = state.optional(index)
         if entry.value is None and kind is not optim.Adagrad:
             continue
         if kind is optim.LBFGS:
-            _check_lbfgs(entry, [parameter for _, parameter in parameters.values()], options[place]["history_size"])
+            _check_lbfgs(entry, [*parameters.values()], its_options["history_size"])
         else:
-            _check_entries(entry, kind, parameter, options[place])
+            _check_entries(entry, kind, parameter, its_options)
 
 
 def _check_entries(saved: Saved, kind: type[Optimizer], parameter: Tensor, options: Mapping[str, Any]) -> None:
@@ -253,12 +254,10 @@ def _check_lbfgs(saved: Saved, parameters: list[Tensor], history: int) -> None:
         raise saved.entry("al").refusal(f"a list of history_size={history}")
 
 
-def _laid_out(
-    state: Mapping[Any, Mapping[str, Any]], parameters: Mapping[int, tuple[dict[str, Any], Tensor]]
-) -> dict[Any, dict[str, Any]]:
+def _laid_out(state: Mapping[Any, Mapping[str, Any]], parameters: Mapping[int, Tensor]) -> dict[Any, dict[str, Any]]:
     """The state in the memory format of its parameters, which checkpoints do not keep and fused kernels rely on."""
     return {
-        index: {name: _laid_out_as(parameters[index][1], value) for name, value in entries.items()}
+        index: {name: _laid_out_as(parameters[index], value) for name, value in entries.items()}
         for index, entries in state.items()
     }
 
@@ -266,7 +265,7 @@ def _laid_out(
 def _complete_fused(
     kept: dict[Any, dict[str, Any]],
     groups: list[dict[str, Any]],
-    parameters: Mapping[int, tuple[dict[str, Any], Tensor]],
+    parameters: Mapping[int, Tensor],
 ) -> None:
     """Gives parameters without momentum one of zeros, where others have it: SGD's fused kernel takes all or none.
 
@@ -276,7 +275,7 @@ def _complete_fused(
         present = [i for i in group["params"] if kept.get(i, {}).get("momentum_buffer") is not None]
         if group.get("fused") and present and not group["dampening"]:
             for index in set(group["params"]) - set(present):
-                kept[index] = {"momentum_buffer": torch.zeros_like(parameters[index][1])}
+                kept[index] = {"momentum_buffer": torch.zeros_like(parameters[index])}
 
 
 def _laid_out_as(parameter: Tensor, value: Any) -> Any:

@@ -34,7 +34,7 @@ class Saved:
         """The error that says what was found and what is allowed."""
         return CheckpointError(
             f"{self.path}: '{self.field}' is {describe(self.value)}; allowed is {allowed}. "
-            f"If nobody has changed the run that writes here, {ADVICE}"
+            f"Build the run as it was saved, or {ADVICE}"
         )
 
     def entry(self, name: Any) -> Saved:
@@ -48,7 +48,7 @@ class Saved:
     def present(self) -> Saved:
         """Raises CheckpointError for None."""
         if self.value is None:
-            raise self.refusal("something")
+            raise self.refusal("a value")
         return self
 
     def mapping(self) -> Mapping[Any, Any]:

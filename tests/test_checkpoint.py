@@ -207,7 +207,7 @@ def test_a_config_is_a_dict_of_names(path):
     assert checkpoint.load_config(path) == {}
     for config in ([1], {3: 4}, "x"):
         checkpoint.save(path, {"config": config})
-        with pytest.raises(CheckpointError, match="'config' is .*; allowed is a dict of names"):
+        with pytest.raises(CheckpointError, match=r"'config' is .*; allowed is a dict of names"):
             checkpoint.load_config(path)
 
 

@@ -53,7 +53,7 @@ def test_counters_of_another_kind_are_named(change, message):
 def test_a_field_is_named_by_the_way_to_it():
     nest = Saved("folder/file", {"a": {0: [1, {"b": None}]}})
     assert [item.field for item in nest.entry("a").entry(0).items()] == ["a/0/0", "a/0/1"]
-    with refused("'a/0/1/b' is absent or None; allowed is something"):
+    with refused("'a/0/1/b' is absent or None; allowed is a value"):
         [*nest.entry("a").entry(0).items()][1].entry("b")
     with refused("'a/0' is list; allowed is a dict"):
         nest.entry("a").entry(0).entry("b")

@@ -29,7 +29,7 @@ def set_random_state(generator: np.random.Generator, state: Tensor) -> None:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         kind = type(generator.bit_generator).__name__
         raise ValueError(
-            f"state: is none of a {kind} generator ({error}); give what random_state() returned"
+            f"state: is none of a {kind} generator; give what random_state() returned ({error})"
         ) from error
 
 
