@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from fastmaml.maml import MAML
+
+
+#: (parameters [P] or [T, P], count) ↦ fast parameters [T, P] after `count` inner steps, support losses [T, count]
+Adapt = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,25 @@ class Details:
 
     def __repr__(self) -> str:
         return f"Details(in no graph: task_losses={self.task_losses}, outputs {list(self.outputs.shape)})"
+
+
+def steps_of(maml: MAML, adapt: Adapt, start: Tensor, steps: int) -> Iterator[AdaptedTasks]:
+    """The tasks after 0, 1, … `steps` inner steps.
+
+    Args:
+        start: [P].
+    """
+    first = adapt(start, 0)
+
+    def each() -> Iterator[AdaptedTasks]:
+        fast, losses = first
+        yield AdaptedTasks(maml, fast, losses)
+        for _ in range(steps):
+            fast, loss = adapt(fast, 1)
+            losses = torch.cat([losses, loss], 1)
+            yield AdaptedTasks(maml, fast, losses)
+
+    return each()
 
 
 def without_padding(outputs: Tensor, weights: Tensor | None) -> Tensor:

@@ -102,7 +102,7 @@ def evaluate(
         meta_batch: tasks adapted at a time.
         seed: of the tasks.
     Raises:
-        ValueError: for a count out of range.
+        ValueError: for a count out of range, and for tasks with weights.
     """
     steps = maml.steps if steps is None else steps
     for name, value, least in (("tasks", tasks, 2), ("steps", steps, 0), ("meta_batch", meta_batch, 1)):
@@ -129,9 +129,11 @@ def placed(batch: Any, parameter: Tensor) -> TaskBatch:
 
 def _evaluate_batch(maml: MAML, batch: TaskBatch, steps: int) -> tuple[Tensor, Tensor | None]:
     """Query losses and accuracies [S + 1, T]."""
+    if batch.weights is not None:
+        raise ValueError("source: gives weights of tasks, but evaluation weighs all tasks alike; leave them out")
     losses, accuracies = [], []
-    for step in range(steps + 1):
-        outputs = maml.adapt_tasks(batch.support, steps=step)(batch.query.x)
+    for adapted in maml.adapt_steps(batch.support, steps):
+        outputs = adapted(batch.query.x)
         losses.append(task_losses(maml.plan, outputs, batch.query).double().cpu())
         accuracies.append(task_accuracies(outputs, batch.query))
     known = [accuracy.double().cpu() for accuracy in accuracies if accuracy is not None]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
+from fastmaml.optimizer_state import check_count, check_fused
 from fastmaml.threads import one_thread
 
 _SMALL = 1 << 15  # elements that one thread has done before others have woken
@@ -26,8 +27,16 @@ class FusedAdam:
         self.optimizer = optimizer
         self._collected: _Lists | None = None
 
+    def forget(self) -> None:
+        """Makes the lists anew at the next step: for a parameter or a state whose memory may be another by then."""
+        self._collected = None
+
     def step(self) -> bool:
-        """Takes the step; False, with nothing done, where `optimizer.step()` has to do it."""
+        """Takes the step; False, with nothing done, where `optimizer.step()` has to do it.
+
+        Raises:
+            ValueError: the optimizer's state is not of the shapes and dtypes that the kernel would take it for.
+        """
         optimizer = self.optimizer
         if type(optimizer) is not Adam or not _is_own_step(optimizer) or is_hooked(optimizer):
             return False
@@ -54,6 +63,9 @@ class _Lists:
         self.parameters: list[Tensor] = self.group["params"]
         self.elements = sum(parameter.numel() for parameter in self.parameters)
         states = [self.state[parameter] for parameter in self.parameters]
+        for parameter, state in zip(self.parameters, states, strict=True):
+            check_fused(parameter, state, ("exp_avg", "exp_avg_sq"))
+            check_count(state.get("step"))
         self.plain = [parameter.detach() for parameter in self.parameters]
         self.averages = [state["exp_avg"] for state in states]
         self.squares = [state["exp_avg_sq"] for state in states]

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fastmaml.checkpoint import CheckpointError
+
+_DIGITS = 16  # of the largest iteration
+
 
 class CsvLog:
     """A CSV file whose first column is the iteration, and which a resumed run continues.
@@ -17,18 +21,20 @@ class CsvLog:
         columns: the header; the first is "iteration".
         after: the last iteration whose rows are kept; what follows, or is cut short, is cut off.
     Raises:
-        ValueError: where the file has another header.
+        CheckpointError: it is no file, has another header, or is damaged before the last row that is to be kept.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], after: int = 0) -> None:
         self.columns = tuple(columns)
         header = ",".join(self.columns).encode() + b"\n"
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        lines = _lines(path)
         if lines and lines[0] != header and header.startswith(lines[0]):
             lines = []  # killed while writing the header
         if lines and lines[0].rstrip(b"\r\n") != header.rstrip():
-            raise ValueError(f"{path}: has other columns than {self.columns}; move it away or give another log_dir")
-        kept = sum(map(len, _rows_to_keep(lines, after)))
+            raise CheckpointError(
+                f"{path}: has other columns than {self.columns}; move it away or give another log_dir"
+            )
+        kept = sum(map(len, lines[: _rows_to_keep(path, lines, after)]))
         self._file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115 - closed by close()
         self._file.truncate(kept)
         self._file.seek(kept)
@@ -137,13 +143,38 @@ class RunLog:
         return [log for log in (self._train, self._validation, self._events) if log is not None]
 
 
-def _rows_to_keep(lines: list[bytes], after: int) -> list[bytes]:
-    """The header and the whole rows up to iteration `after`; rows are in the order of iterations."""
-    for index, line in enumerate(lines[1:], 1):
-        iteration = line.split(b",", 1)[0]
-        if not line.endswith(b"\n") or not iteration.isdigit() or int(iteration) > after:
-            return lines[:index]
-    return lines
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a log, with their ends; none where it does not exist. Raises CheckpointError for what is no file."""
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is no file, and a log belongs there; move it away or give another log_dir")
+    with open(path, "rb") as file:
+        return file.readlines()
+
+
+def _rows_to_keep(path: Path, lines: list[bytes], after: int) -> int:
+    """How many lines to keep: the header, and the whole rows up to iteration `after`, which are in order.
+
+    A crash may leave anything behind them, but nothing between them: what cannot be read there is damage.
+    """
+    commas = lines[0].count(b",") if lines else 0
+    kept = [index for index, line in enumerate(lines[1:], 1) if _is_kept(line, commas, after)]
+    last = kept[-1] if kept else min(len(lines), 1) - 1
+    if damaged := sorted(set(range(1, last)) - set(kept)):
+        line = lines[damaged[0]]
+        raise CheckpointError(
+            f"{path}: line {damaged[0] + 1} is {line[:40]!r} ({len(line)} bytes); allowed are rows of {commas + 1} "
+            f"fields in the order of their iterations, up to {after}. Mend the line, or move the file away"
+        )
+    return last + 1
+
+
+def _is_kept(line: bytes, commas: int, after: int) -> bool:
+    """Whether it is a whole row up to iteration `after`."""
+    iteration = line.split(b",", 1)[0]
+    whole = line.endswith(b"\n") and line.isascii() and line.count(b",") == commas
+    return whole and iteration.isdigit() and len(iteration) <= _DIGITS and int(iteration) <= after
 
 
 def _field(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmaml import checks, direct, ops
-from fastmaml.adapted import AdaptedTask, AdaptedTasks, Details, without_padding
+from fastmaml.adapted import Adapt, AdaptedTask, AdaptedTasks, Details, steps_of, without_padding
 from fastmaml.autograd import Computed, MetaLoss
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.configured import Configured
@@ -203,19 +203,8 @@ class MAML(Configured):
         Raises:
             as `meta_loss`; RuntimeError inside a transform of torch.func.
         """
-        support = Samples.of(support)
-        steps = self._options.steps if steps is None else checks.whole_number("steps", steps, 0)
-        state = self._current()
-        _check_untransformed("adapt_tasks")
-        checks.check_no_graph(("support", support))
-        with _no_graph():
-            found, support = state.admit_support(support)
-            _check_adapts(state, steps)
-            flat, lr = state.flatten(state.parameters), self._lr(state, self.inner_lr)
-            fast, losses = state.choice.run(found, lambda engine: engine.adapt(state.plan, flat, lr, support, steps))
-            if not math.isfinite(losses.sum().item()):
-                checks.check_finite(("support", support))
-        return AdaptedTasks(self, fast, losses)
+        adapt, start, steps = self._adaptation(support, steps, "adapt_tasks")
+        return AdaptedTasks(self, *adapt(start, steps))
 
     def adapt_task(self, x: Any, y: Tensor, weights: Tensor | None = None, steps: int | None = None) -> AdaptedTask:
         """Adapts the model to one task: `adapt_tasks` without a dimension for tasks.
@@ -232,6 +221,42 @@ class MAML(Configured):
                 raise TypeError(f"{name}: given {type(tensor).__name__}; allowed is a torch.Tensor [N, ...]")
         support = Samples(x[None], y[None], None if weights is None else weights[None])
         return AdaptedTask(self.adapt_tasks(support, steps))
+
+    def adapt_steps(self, support: Any, steps: int | None = None) -> Iterator[AdaptedTasks]:
+        """Adapts the model to T tasks and gives them after 0, 1, … `steps` inner steps, each from the one before.
+
+        Arguments are checked, and the initialisation is read, when it is called; a step is taken when it is asked for.
+
+        Args:
+            support, steps: as `adapt_tasks`.
+        Raises:
+            as `adapt_tasks`.
+        """
+        adapt, start, steps = self._adaptation(support, steps, "adapt_steps")
+        return steps_of(self, adapt, start, steps)
+
+    def _adaptation(self, support: Any, steps: int | None, verb: str) -> tuple[Adapt, Tensor, int]:
+        """Checks what adaptation is given; how to adapt to the support set, from where [P], and how many steps."""
+        support = Samples.of(support)
+        steps = self._options.steps if steps is None else checks.whole_number("steps", steps, 0)
+        state = self._current()
+        _check_untransformed(verb)
+        checks.check_no_graph(("support", support))
+        with _no_graph():
+            found, support = state.admit_support(support)
+            _check_adapts(state, steps)
+            flat, lr = state.flatten(state.parameters), self._lr(state, self.inner_lr)
+
+        def adapt(start: Tensor, count: int) -> tuple[Tensor, Tensor]:
+            with _no_graph():
+                fast, losses = state.choice.run(
+                    found, lambda engine: engine.adapt(state.plan, start, lr, support, count)
+                )
+                if not math.isfinite(losses.sum().item()):
+                    checks.check_finite(("support", support))
+            return fast, losses
+
+        return adapt, flat, steps
 
     def predict(self, batch: Any, x: Tensor | None = None, steps: int | None = None) -> Tensor:
         """Adapts to a support set, then runs the adapted networks on x: outputs [T, M, ...].

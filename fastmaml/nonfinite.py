@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmaml import checkpoint
 from fastmaml.batch import Samples, TaskBatch
+from fastmaml.saved import Saved
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -82,7 +83,15 @@ def load(path: Path | str, module: nn.Module | None = None) -> tuple[TaskBatch, 
     state = checkpoint.load(path) if module is None else checkpoint.load_model(path, module)
     if "support" not in state:
         raise checkpoint.CheckpointError(f"{path}: holds no batch; give a file named nonfinite-*.safetensors")
-    return TaskBatch(Samples(**state["support"]), Samples(**state["query"])), state
+    saved = Saved(path, state)
+    return TaskBatch(_samples(saved.entry("support")), _samples(saved.entry("query"))), state
+
+
+def _samples(saved: Saved) -> Samples:
+    x, y, weights = saved.entry("x").value, saved.entry("y").value, saved.optional("weights").value
+    if not all(isinstance(value, Tensor) for value in (x, y)) or not isinstance(weights, (Tensor, type(None))):
+        raise saved.refusal("tensors 'x' and 'y', and 'weights' or None")
+    return Samples(x, y, weights)
 
 
 def _as_dict(samples: Samples) -> dict[str, Tensor | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -29,15 +29,13 @@ def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that `pack` was given. Raises KeyError or ValueError where the two do not belong together."""
-    if isinstance(packed, list):
-        return [unpack(entry, tensors) for entry in packed]
-    if not isinstance(packed, dict):
-        return packed
-    (tag, content), *others = packed.items()
-    if others or tag not in _UNPACK:
-        raise ValueError(f"not a packed tree: {list(packed)}")
-    return _UNPACK[tag](content, tensors)
+    """The tree that `pack` was given.
+
+    Raises:
+        ValueError: where the two do not belong together, naming the path in the tree. RecursionError: for a tree that
+            is nested deeper than Python's recursion limit.
+    """
+    return _unpack(packed, "", dict(tensors))
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -73,14 +71,63 @@ def _pack_mapping(value: Mapping[Any, Any], path: str, tensors: dict[str, Tensor
     return {_COUNTER if isinstance(value, Counter) else _DICT: pairs}
 
 
-def _unpack_pairs(pairs: list[list[Any]], tensors: Mapping[str, Tensor]) -> dict[Any, Any]:
-    return {unpack(key, tensors): unpack(entry, tensors) for key, entry in pairs}
+def _unpack(packed: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Takes the tensors out as it meets them, so that no two entries share one."""
+    if isinstance(packed, list):
+        return _unpack_list(packed, path, tensors)
+    if not isinstance(packed, dict):
+        return packed
+    if len(packed) != 1 or (tag := next(iter(packed))) not in _UNPACK:
+        raise ValueError(f"'{path.lstrip('/')}' has the keys {list(packed)[:4]}, not one of {list(_UNPACK)}")
+    return _UNPACK[tag](packed[tag], path, tensors)
 
 
-_UNPACK = {
-    _TENSOR: lambda name, tensors: tensors[name],
+def _unpack_list(content: Any, path: str, tensors: dict[str, Tensor]) -> list[Any]:
+    _check(content, list, path)
+    return [_unpack(entry, f"{path}/{index}", tensors) for index, entry in enumerate(content)]
+
+
+def _unpack_tensor(name: Any, path: str, tensors: dict[str, Tensor]) -> Tensor:
+    _check(name, str, path)
+    if name not in tensors:
+        raise ValueError(f"'{path.lstrip('/')}' is the tensor '{name}', which is absent or stands elsewhere, too")
+    return tensors.pop(name)
+
+
+def _unpack_pairs(pairs: Any, path: str, tensors: dict[str, Tensor]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for pair in _unpack_list_of_pairs(pairs, path):
+        key = _unpack(pair[0], path, {})
+        try:
+            hash(key)
+        except TypeError as error:
+            raise ValueError(f"'{path.lstrip('/')}' has a {type(key).__name__} as a key") from error
+        found[key] = _unpack(pair[1], f"{path}/{key}", tensors)
+    return found
+
+
+def _unpack_list_of_pairs(pairs: Any, path: str) -> list[list[Any]]:
+    _check(pairs, list, path)
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"'{path.lstrip('/')}' has an entry that is no pair of a key and a value")
+    return list(pairs)
+
+
+def _unpack_float(text: Any, path: str, tensors: dict[str, Tensor]) -> float:
+    _check(text, str, path)
+    return float(text)
+
+
+def _check(content: Any, kind: type, path: str) -> None:
+    if not isinstance(content, kind):
+        raise ValueError(f"'{path.lstrip('/')}' holds a {type(content).__name__} where a {kind.__name__} belongs")
+
+
+_UNPACK: dict[str, Callable[[Any, str, dict[str, Tensor]], Any]] = {
+    _TENSOR: _unpack_tensor,
     _DICT: _unpack_pairs,
-    _COUNTER: lambda pairs, tensors: Counter(_unpack_pairs(pairs, tensors)),
-    _TUPLE: lambda entries, tensors: tuple(unpack(entry, tensors) for entry in entries),
-    _FLOAT: lambda text, tensors: float(text),
+    _COUNTER: lambda pairs, path, tensors: Counter(_unpack_pairs(pairs, path, tensors)),
+    _TUPLE: lambda entries, path, tensors: tuple(_unpack_list(entries, path, tensors)),
+    _FLOAT: _unpack_float,
 }

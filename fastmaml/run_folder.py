@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from fastmaml import checkpoint
+from fastmaml.checkpoint import CheckpointError
 
 
 class Restorable(Protocol):
@@ -31,12 +35,25 @@ class RunFolder:
         self._lock: TextIO | None = None
 
     def __enter__(self) -> RunFolder:
-        """Raises RuntimeError where another process runs in this folder."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")  # held until __exit__
+        """Makes the folder, locks it, and deletes what a killed run was writing into it.
+
+        Raises:
+            CheckpointError: a file stands where the folder or its lock belongs. RuntimeError: another process runs
+                in this folder.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise CheckpointError(
+                f"{self.checkpoints}: cannot be made, a file stands in its way ({error}); "
+                "move that away or give another log_dir"
+            ) from error
+        self._lock = _open_lock(self.path / ".lock")  # held until __exit__
         if not _locked(self._lock):
             self._lock.close()
             raise RuntimeError(f"log_dir: another run is writing to {self.path}; wait for it or give another folder")
+        for names in (f"{self.best.name}.*", "nonfinite-*.safetensors.*"):
+            checkpoint.prune_interrupted(self.path, names)
         return self
 
     def __exit__(
@@ -77,6 +94,24 @@ class RunFolder:
     def nonfinite(self, iteration: int) -> Path:
         """Where the batch of an iteration goes whose loss is not finite."""
         return self.path / f"nonfinite-{iteration:08d}.safetensors"
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Opens the lock, made if absent, without touching what it holds. Raises CheckpointError for what is no file."""
+    advice = "allowed is a file of the run's own. Delete it or give another log_dir"
+    if path.is_symlink():  # where O_NOFOLLOW is unknown
+        raise CheckpointError(f"{path}: is a symbolic link; {advice}")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}); {advice}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise CheckpointError(f"{path}: is no file; {advice}")
+    return os.fdopen(handle, "r+")
 
 
 def _locked(file: TextIO) -> bool:

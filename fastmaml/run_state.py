@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastmaml import optimizer_state, scheduler_state
 from fastmaml.batch import TaskBatch
-from fastmaml.checkpoint import CheckpointError, check_tensors
+from fastmaml.checkpoint import CheckpointError, check_tensors, describe
+from fastmaml.random_state import check_state
+from fastmaml.saved import Saved
+from fastmaml.saved import counters as saved_counters
+
+T = TypeVar("T")
 
 
 class Stream(Iterator[TaskBatch], Protocol):
@@ -91,27 +98,29 @@ class RunState:
     def restore(self, path: Path, state: Mapping[str, Any]) -> None:
         """Puts everything back as it was when `state` was captured; `path` is what errors name.
 
+        All that can be checked is checked before anything changes.
+
         Raises:
-            CheckpointError: where it was captured in a run of other settings or from another model.
+            CheckpointError: where it was captured in a run of other settings or from another model, or a field is
+                absent or of another kind than what will read it.
         """
         if "settings" not in state:
             raise CheckpointError(f"{path}: holds no training run; give a checkpoint that a Trainer wrote")
-        check_tensors(path, state["model"], self.model.state_dict())
-        check_settings(path, state["settings"], self.settings)
-        try:
-            rates = [group["lr"] for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                if isinstance(rate, Tensor):  # which checkpoints bring back on the CPU
-                    group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-            self.stream.load_state_dict(state["stream"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: does not fit the optimizer, scheduler or task source ({error})") from error
+        saved = Saved(path, state)
+        check_tensors(path, saved.entry("model").mapping(), self.model.state_dict())
+        check_settings(path, saved.entry("settings").mapping(), self.settings)
+        counters = restored_counters(saved, Counters)
+        random = _checked_random(saved.entry("random"))
+        with fitting(path, "optimizer"):
+            optimizer_state.restore(saved.entry("optimizer"), self.optimizer)
+        with fitting(path, "scheduler"):
+            scheduler_state.restore(saved.optional("scheduler"), self.scheduler)
+        with fitting(path, "task source"):
+            self.stream.load_state_dict(saved.optional("stream").value)
         self.model.load_state_dict(state["model"])
-        _set_random_state(state["random"])
-        self.counters = Counters(**state["counters"])
+        with fitting(path, "random state"):
+            _set_random_state(random)
+        self.counters = counters
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -125,9 +134,9 @@ def plain(value: Any) -> Any:
 def check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raises CheckpointError, naming the differences, where a run was saved with other settings."""
     differences = [
-        f"{name} was {saved[name]!r} and is {own[name]!r} now"
+        f"{name} was {_shown(saved[name])} and is {own[name]!r} now"
         for name in own
-        if name in saved and saved[name] != own[name]
+        if name in saved and not _same(saved[name], own[name])
     ]
     if differences:
         raise CheckpointError(
@@ -136,12 +145,58 @@ def check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any])
         )
 
 
+def restored_counters(saved: Saved, kind: type[T]) -> T:
+    """The counters of a checkpoint, which says its iteration twice."""
+    counters = saved_counters(saved.entry("counters"), kind)
+    iteration = saved.entry("counters").entry("iteration").value
+    if saved.entry("iteration").whole() != iteration:
+        raise saved.entry("iteration").refusal(f"{iteration}, as 'counters/iteration' says")
+    return counters
+
+
+def _same(saved: Any, own: Any) -> bool:
+    """Whether they are equal, where a damaged file may hold anything."""
+    try:
+        return bool(saved == own)
+    except RuntimeError:  # tensors that are neither
+        return False
+
+
+def _shown(saved: Any) -> str:
+    return describe(saved) if isinstance(saved, Tensor) else repr(saved)
+
+
+@contextmanager
+def fitting(path: Path, part: str) -> Iterator[None]:
+    """Turns what loading a part raises into a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit the {part} ({type(error).__name__}: {error}); "
+            "build it as it was saved, or give another log_dir"
+        ) from error
+
+
 def _random_state(device: torch.device) -> dict[str, Tensor]:
     """Of the global generators, which dropout in the model draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states[str(device)] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _checked_random(saved: Saved) -> Mapping[str, Tensor]:
+    saved.entry("cpu").tensor(torch.get_rng_state(), "the generator of the CPU")
+    for name in saved.mapping():
+        entry = saved.entry(name)
+        try:
+            check_state(entry.value)
+        except ValueError as error:
+            raise entry.refusal(str(error)) from error
+    return saved.mapping()
 
 
 def _set_random_state(states: Mapping[str, Tensor]) -> None:

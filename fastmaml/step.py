@@ -75,7 +75,8 @@ class MetaStep:
         return done.loss.item(), (accuracies.mean() if shares is None else accuracies @ shares.to(accuracies)).item()
 
     def clear(self) -> None:
-        """Sets the gradients to None."""
+        """Sets the gradients to None, and forgets where parameters and the optimizer's state lie."""
+        self._fused_adam.forget()
         for parameter in self._parameters:
             parameter.grad = None
 

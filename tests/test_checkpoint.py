@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
 from fastmaml import checkpoint
@@ -80,6 +81,62 @@ def test_absent_foreign_and_newer_files_are_told_apart(tmp_path):
         checkpoint.load(path)
 
 
+def written(path, text, tensors=None):
+    """A checkpoint whose checksum is right, whatever its JSON."""
+    tensors = tensors or {}
+    metadata = {"fastmaml": text, "format": "1", "crc32": checkpoint._checksum(text, tensors)}
+    path.write_bytes(to_bytes(tensors, metadata))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000 + "]" * 100_000, "9" * 5000, "{", '{"$tensor": "x"}', '{"$dict": [[{"$dict": []}, 1]]}', "{}"],
+    ids=["deep", "5,000 digits", "no JSON", "no such tensor", "a dict as a key", "no tag"],
+)
+def test_a_state_that_was_never_saved_is_an_error_that_names_the_file(path, text):
+    written(path, text)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: holds no state that fastmaml wrote \(.+\)"):
+        checkpoint.load(path)
+
+
+def test_a_state_is_a_dict(path):
+    written(path, "[1]")
+    with pytest.raises(CheckpointError, match="holds list; allowed is a dict"):
+        checkpoint.load(path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=r"pipe: cannot be read, it is a named pipe; allowed is a file\. Move it"):
+        checkpoint.load(path)
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        checkpoint.load(tmp_path)
+
+
+def test_links_are_followed_where_they_lead_to_a_checkpoint(path, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert checkpoint.load(link)["iteration"] == 7
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"there is no such checkpoint, .*checkpoint\.safetensors to which it"):
+        checkpoint.load(link)
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(link)
+
+
+def test_a_write_does_not_go_through_a_link_in_the_place_of_its_temporary_file(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f".c.{os.getpid()}.tmp").symlink_to(victim)
+    checkpoint.save(tmp_path / "c", STATE)
+    assert checkpoint.load(tmp_path / "c")["iteration"] == 7
+    assert victim.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["c", "victim"]
+
+
 def test_a_failed_write_leaves_the_former_one_and_no_litter(path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
@@ -138,6 +195,20 @@ def test_load_model_restores_a_model_and_gives_the_rest(tmp_path):
     checkpoint.save(path, {"model": saved.state_dict(), "config": {"ways": 5}})
     assert checkpoint.load_model(path, other)["config"] == {"ways": 5}
     assert same(other.state_dict(), saved.state_dict())
+
+
+def test_a_model_is_a_dict(tmp_path):
+    checkpoint.save(tmp_path / "c", {"model": [1]})
+    with pytest.raises(CheckpointError, match="'model' is list; allowed is a dict of tensors"):
+        checkpoint.load_model(tmp_path / "c", network(1, 1))
+
+
+def test_a_config_is_a_dict_of_names(path):
+    assert checkpoint.load_config(path) == {}
+    for config in ([1], {3: 4}, "x"):
+        checkpoint.save(path, {"config": config})
+        with pytest.raises(CheckpointError, match=r"'config' is .*; allowed is a dict of names"):
+            checkpoint.load_config(path)
 
 
 def test_another_model_is_refused_naming_the_tensors(tmp_path):

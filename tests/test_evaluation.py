@@ -8,6 +8,7 @@ from fastmaml.evaluation import Evaluation, evaluate
 from fastmaml.maml import MAML
 from fastmaml.metrics import mean_ci95, task_accuracies, task_losses
 from fastmaml.tasks import Sinusoid
+from tests.test_adapted import Counting
 from tests.training import Blobs, Hooked, classifier, network, parameters, regression, same
 
 
@@ -88,6 +89,12 @@ def test_the_seed_decides_on_the_tasks():
 def test_steps_are_those_of_the_maml_unless_given():
     assert evaluate(regression(steps=4), Sinusoid(3, 2), tasks=2).steps == [0, 1, 2, 3, 4]
     assert evaluate(regression(steps=4), Sinusoid(3, 2), tasks=2, steps=0).steps == [0]
+
+
+def test_takes_each_inner_step_once():
+    engine = Counting()
+    evaluate(regression(engine=engine), Sinusoid(3, 2), tasks=4, steps=5, meta_batch=2)
+    assert sum(engine.taken) == 2 * 5  # of two batches, not 5 · 6 / 2 of each
 
 
 def test_leaves_the_model_and_the_global_generator_as_they_are():

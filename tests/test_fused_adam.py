@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from fastmaml.fused_adam import FusedAdam
+from fastmaml.step import MetaStep
+from fastmaml.tasks import Sinusoid
 from tests.problems import network
+from tests.training import parameters, regression
 
 
 def give_gradients(model, seed):
@@ -109,3 +112,40 @@ def test_a_missing_gradient_is_left_to_the_optimizer(pair):
     before = copy.deepcopy(one.state_dict())
     assert not fused.step()
     assert all(torch.equal(before[name], value) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exp_avg", torch.zeros(1)),
+        ("exp_avg_sq", torch.zeros(200, 3, dtype=torch.float16)),
+        ("exp_avg", torch.zeros(3, 200).T),
+        ("exp_avg_sq", None),
+        ("step", torch.zeros(1)),
+        ("step", 3),
+    ],
+    ids=["shape", "dtype", "strides", "None", "step shape", "step number"],
+)
+def test_a_state_of_another_form_is_refused_before_the_kernel_reads_it(name, value):
+    model = network((3, 200, 2), dtype=torch.float32)
+    optimizer = adam(model)
+    give_gradients(model, 0)
+    optimizer.step()
+    optimizer.state[model[0].weight][name] = value
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=f"optimizer: '{name}'.* is .*; allowed is float32"):
+        FusedAdam(optimizer).step()
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_parameters_that_moved_between_two_runs_are_found_again():
+    maml = regression()
+    step, batch = MetaStep(maml, adam(maml)), Sinusoid(3, 2).sample(2, torch.Generator())
+    step(batch)
+    step(batch)
+    step.clear()  # as each run begins
+    for p in maml.parameters():
+        p.data = p.data.clone()
+    before = parameters(maml)
+    step(batch)
+    assert not any(torch.equal(before[name], value) for name, value in maml.state_dict().items())

@@ -1,5 +1,6 @@
 """CSV and TensorBoard logs continue after a resume without missing or repeated rows."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from fastmaml import logs
+from fastmaml.checkpoint import CheckpointError
 from fastmaml.evaluation import Evaluation
 from fastmaml.logs import CsvLog, RunLog
 from tests.training import ROOT
@@ -56,9 +58,47 @@ def test_a_file_cut_off_anywhere_is_continued(path, tmp_path):
 
 def test_a_file_with_other_columns_is_left_alone(path):
     path.write_text("iteration,reward\n1,2\n")
-    with pytest.raises(ValueError, match=r"train\.csv: has other columns than \('iteration', 'loss', 'accuracy'\)"):
+    with pytest.raises(
+        CheckpointError, match=r"train\.csv: has other columns than \('iteration', 'loss', 'accuracy'\)"
+    ):
         CsvLog(path, COLUMNS)
     assert path.read_text() == "iteration,reward\n1,2\n"
+
+
+DAMAGE = {
+    "5,000 digits": b"9" * 5000 + b",1,\n",
+    "not UTF-8": b"2,\xff\xfe,\n",
+    "zeros": b"\0" * 40 + b"\n",
+    "columns": b"2,1\n",
+    "negative": b"-2,1,\n",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_between_rows_is_named_and_left_alone(path, kind):
+    written(path, [1, 2, 3])
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = DAMAGE[kind]
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(
+        CheckpointError, match=r"train\.csv: line 3 is b'.*allowed are rows of 3 fields.*up to 3\. Mend"
+    ):
+        CsvLog(path, COLUMNS, after=3)
+    assert path.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_whatever_a_crash_left_behind_the_last_row_is_cut_off(path, tmp_path, kind):
+    straight = written(tmp_path / "straight.csv", [1, 2, 3])
+    written(path, [1, 2])
+    path.write_bytes(path.read_bytes() + DAMAGE[kind])
+    assert written(path, [3], after=2) == straight
+
+
+def test_a_log_that_is_no_file_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=r"train\.csv: is no file"):
+        CsvLog(path, COLUMNS)
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):

@@ -138,6 +138,14 @@ def test_a_checkpoint_is_no_saved_batch(tmp_path):
         nonfinite.load(checkpoint.numbered(tmp_path / "checkpoints")[-1])
 
 
+def test_a_batch_that_is_none_is_named(tmp_path):
+    samples = {"x": torch.zeros(1, 1, 1), "y": torch.zeros(1, 1, 1), "weights": None}
+    for name, value, field in [("query", None, "query"), ("support", {**samples, "x": 3}, "support")]:
+        checkpoint.save(tmp_path / "c", {"support": samples, "query": samples, name: value})
+        with pytest.raises(CheckpointError, match=rf"c: '{field}' is "):
+            nonfinite.load(tmp_path / "c")
+
+
 def test_the_error_survives_pickling(tmp_path):
     error = pickle.loads(pickle.dumps(NonFiniteLoss(3, [1], [], tmp_path)))
     assert (error.iteration, error.tasks, error.path) == (3, (1,), tmp_path)

@@ -63,10 +63,32 @@ def test_what_cannot_be_saved_is_named_by_its_path(value):
 
 def test_a_tree_of_other_tensors_is_refused():
     packed, _ = pack({"a": torch.zeros(1)})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="'a' is the tensor 'a', which is absent or stands elsewhere, too"):
         unpack(packed, {})
-    with pytest.raises(ValueError, match="not a packed tree"):
-        unpack({"$other": 1}, {})
+    with pytest.raises(ValueError, match=r"'a' has the keys \['\$other'\], not one of"):
+        unpack({"$dict": [["a", {"$other": 1}]]}, {})
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {},
+        {"$tensor": 3},
+        {"$tensor": ["a"]},
+        {"$dict": 1},
+        {"$dict": [["a"]]},
+        {"$dict": [[[1], 2]]},
+        {"$counter": "abc"},
+        {"$tuple": None},
+        {"$float": []},
+        {"$float": "one"},
+        {"$tuple": [{"$tensor": "a"}, {"$tensor": "a"}]},
+    ],
+    ids=str,
+)
+def test_a_tree_that_pack_does_not_write_is_a_value_error(packed):
+    with pytest.raises(ValueError, match=r"'|could not convert"):
+        unpack(packed, {"a": torch.zeros(1)})
 
 
 OPTIMIZERS = {

@@ -172,6 +172,81 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path):
     assert same(parameters(again), parameters(straight))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("iteration", -5),
+        ("iteration", 10**30),
+        ("iteration", 11),
+        ("counters", None),
+        ("counters/iteration", -5),
+        ("counters/iteration", 10**30),
+        ("counters/iteration", "12"),
+        ("counters/iteration", True),
+        ("counters/seconds", float("nan")),
+        ("counters/loss", "0.1"),
+        ("counters/count", None),
+        ("counters/odd", 1),
+        ("model", 3),
+        ("settings", [1]),
+        ("optimizer", None),
+        ("optimizer/state/0/exp_avg", torch.zeros(1)),
+        ("optimizer/state/0/exp_avg_sq", torch.zeros(8, 1, dtype=torch.int64)),
+        ("scheduler/last_epoch", "x"),
+        ("random", None),
+        ("random/cpu", torch.zeros(5, dtype=torch.uint8)),
+        ("random/cuda:0", "x"),
+    ],
+    ids=str,
+)
+def test_a_field_that_was_never_saved_is_refused_by_name(tmp_path, field, value):
+    path = with_field(tmp_path, field, value)
+    with pytest.raises(
+        CheckpointError, match=rf"{path.name}: '{field.removesuffix('/odd')}' (is|has) .*allowed (is|are)"
+    ):
+        resumed(tmp_path).run()
+
+
+@pytest.mark.parametrize("field", ["", "generator", "position", "block", "num_tasks"])
+@pytest.mark.parametrize(
+    "value", [torch.zeros(5056, dtype=torch.uint8), -1, None, "x"], ids=["state", "-1", "None", "x"]
+)
+def test_a_place_in_the_stream_that_was_never_saved_is_refused(tmp_path, field, value):
+    path = with_field(tmp_path, f"stream/{field}" if field else "stream", value)
+    with pytest.raises(CheckpointError, match=rf"{path.name}: does not fit the task source"):
+        resumed(tmp_path).run()
+
+
+def resumed(folder, iterations=20):
+    maml = regression()
+    optimizer = adam(maml)
+    scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    return make_trainer(maml, optimizer=optimizer, scheduler=scheduler, log_dir=folder, iterations=iterations)
+
+
+def with_field(folder, field, value):
+    """A run's last checkpoint, in which one field is another; its checksum is right."""
+    resumed(folder, 12).run()
+    path = checkpoint.numbered(folder / "checkpoints")[-1]
+    state = at = checkpoint.load(path)
+    *keys, last = [int(key) if key.isdigit() else key for key in field.split("/")]
+    for key in keys:
+        at = at[key]
+    at[last] = value
+    checkpoint.save(path, state)
+    return path
+
+
+def test_a_pipe_or_a_folder_in_a_checkpoints_place_is_named(tmp_path):
+    make_trainer(regression(), log_dir=tmp_path).run()
+    last = checkpoint.path_of(tmp_path / "checkpoints", 13)
+    for make, undo in ((os.mkfifo, os.unlink), (os.mkdir, os.rmdir)):
+        make(last)
+        with pytest.raises(CheckpointError, match=rf"{last.name}: cannot be read, it is a .*Move it away or delete it"):
+            make_trainer(regression(), log_dir=tmp_path).run()
+        undo(last)
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     make_trainer(regression(), log_dir=tmp_path).run()
     for maml, options, complaint in [

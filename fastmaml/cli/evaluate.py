@@ -46,7 +46,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     path = _locate(arguments.checkpoint)
-    trained = dict(checkpoint.load(path).get("config", {}))
+    trained = checkpoint.load_config(path)
     name = trained.pop("recipe", "")
     if name in POLICY_RECIPES:
         return _policies(path, POLICY_RECIPES[name], trained, arguments)

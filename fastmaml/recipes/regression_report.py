@@ -111,9 +111,8 @@ def _fit(method: Method, shots: int) -> tuple[int, Fit, list[dict[str, object]]]
     grid = torch.linspace(-5.0, 5.0, 201).reshape(1, -1, 1)
     support = (x, _FIT_WAVE(x))
     maml = method.adapting[shots]
-    curves = {"truth": _FIT_WAVE(grid)} | {
-        str(steps): maml.adapt_tasks(support, steps=steps)(grid) for steps in _FIT_STEPS
-    }
+    after = enumerate(maml.adapt_steps(support, max(_FIT_STEPS)))
+    curves = {"truth": _FIT_WAVE(grid)} | {str(steps): adapted(grid) for steps, adapted in after if steps in _FIT_STEPS}
     values = {kind: curve.detach().flatten().numpy() for kind, curve in curves.items()}
     points = (x.flatten().numpy(), support[1].flatten().numpy())
     predictions = {steps: values[str(steps)] for steps in _FIT_STEPS}

@@ -113,7 +113,7 @@ def check_folder(folder: Path, recipe: Described) -> None:
     Where the meta step size falls towards the last iteration, that has to be the same one too.
     """
     found = checkpoint.numbered(folder / CHECKPOINTS)
-    saved: Mapping[str, Any] = checkpoint.load(found[-1]).get("config", {}) if found else {}
+    saved: Mapping[str, Any] = checkpoint.load_config(found[-1]) if found else {}
     own = description(recipe)
     free = _FREE - {"iterations"} if saved.get("meta_lr_decay") else _FREE
     for key in saved.keys() - free:

@@ -13,7 +13,8 @@ import numpy as np
 from fastmaml.checkpoint import CheckpointError, check_tensors
 from fastmaml.rl.policies import Policy
 from fastmaml.rl.random_state import random_state, set_random_state
-from fastmaml.run_state import check_settings
+from fastmaml.run_state import check_settings, fitting, restored_counters
+from fastmaml.saved import Saved
 
 
 @dataclass
@@ -60,12 +61,16 @@ class RunState:
         """Puts everything back as it was when `state` was captured; `path` is what errors name.
 
         Raises:
-            CheckpointError: where it was captured in a run of other settings or from another policy.
+            CheckpointError: where it was captured in a run of other settings or from another policy, or a field is
+                absent or of another kind than what will read it.
         """
-        if "settings" not in state or "env_steps" not in state.get("counters", {}):
+        saved = Saved(path, state)
+        if "settings" not in state or "env_steps" not in saved.entry("counters").mapping():
             raise CheckpointError(f"{path}: holds no run of reinforcement learning; give another log_dir")
-        check_tensors(path, state["model"], self.policy.state_dict())
-        check_settings(path, state["settings"], self.settings)
+        check_tensors(path, saved.entry("model").mapping(), self.policy.state_dict())
+        check_settings(path, saved.entry("settings").mapping(), self.settings)
+        counters = restored_counters(saved, Counters)
+        with fitting(path, "random state"):
+            set_random_state(self.generator, saved.entry("random").value)
         self.policy.load_state_dict(state["model"])
-        set_random_state(self.generator, state["random"])
-        self.counters = Counters(**state["counters"])
+        self.counters = counters

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmaml.batch import TaskBatch
+from fastmaml.random_state import set_state
 
 
 class TaskSource(Protocol):
@@ -94,7 +95,7 @@ class TaskStream:
         position = int(state["position"])
         if not 0 <= position <= self.block:
             raise ValueError(f"state has position={position}, allowed is 0 to block={self.block}")
-        self.generator.set_state(state["generator"].cpu())
+        set_state(self.generator, state["generator"])
         self._start, self._batches, self._position = self.generator.get_state(), (), 0
         if position:
             self._draw()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,24 @@ def test_a_state_of_another_generator_is_refused():
     for wrong in (state, torch.tensor([1, 2, 3], dtype=torch.uint8)):
         with pytest.raises(ValueError, match="state: is none of a PCG64 generator; give what random_state"):
             set_random_state(np.random.default_rng(), wrong)
+
+
+@pytest.mark.parametrize(
+    ("bits", "change"),
+    [
+        (np.random.MT19937, lambda state: state["state"].update(pos=1000)),
+        (np.random.Philox, lambda state: state.update(buffer_pos=-1)),
+        (np.random.PCG64, lambda state: state["state"].update(inc=2**128)),
+        (np.random.PCG64, lambda state: state["state"].update(inc=1.5)),
+        (np.random.PCG64, lambda state: state.update(state="x")),
+    ],
+)
+def test_a_place_that_numpy_would_read_beyond_is_refused(bits, change):
+    generator, other = np.random.Generator(bits(1)), np.random.Generator(bits(2))
+    set_random_state(other, random_state(generator))
+    assert generator.random() == other.random()
+    state = json.loads(bytes(random_state(generator).tolist()))
+    change(state)
+    damaged = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"state: is none of a {bits.__name__} generator"):
+        set_random_state(other, damaged)

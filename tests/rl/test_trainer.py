@@ -75,6 +75,31 @@ def test_what_cannot_be_continued_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("iteration", -5, "'iteration' is -5; allowed is a whole number from 0"),
+        ("random", torch.zeros(3, dtype=torch.uint8), "does not fit the random state"),
+        ("random", None, "'random' is absent or None"),
+        ("model", None, "'model' is absent or None"),
+        ("counters/env_steps", 10**30, "'counters/env_steps' is 1000.*; allowed is a whole number from 0"),
+        ("counters/seconds", float("nan"), "'counters/seconds' is nan; allowed is a finite number from 0"),
+        ("settings", "x", "'settings' is 'x'; allowed is a dict"),
+    ],
+)
+def test_a_field_that_was_never_saved_is_refused_by_name(tmp_path, field, value, message):
+    trainer(tmp_path, 2).run()
+    path = checkpoint.numbered(tmp_path / "checkpoints")[-1]
+    state = at = checkpoint.load(path)
+    *keys, last = field.split("/")
+    for key in keys:
+        at = at[key]
+    at[last] = value
+    checkpoint.save(path, state)
+    with pytest.raises(CheckpointError, match=f"{path.name}: {message}"):
+        trainer(tmp_path, 3).run()
+
+
+@pytest.mark.parametrize(
     ("build", "error", "message"),
     [
         (lambda: trainer(None, 0), ValueError, "iterations: given 0"),
