@@ -1,5 +1,6 @@
 """fastmaml: a MAML trainer for PyTorch whose batched inner loop runs in its own kernels."""
 
+import fastmaml.openmp  # noqa: F401 - first: it has to come before torch
 from fastmaml.adapted import AdaptedTasks, Details
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder

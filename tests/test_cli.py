@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import fastmaml
 from fastmaml import checkpoint
 from fastmaml.cli import main, parser
 from fastmaml.recipes import RECIPES
@@ -259,3 +261,20 @@ def wait_until(condition, seconds: float = 60) -> None:
 def table_of(said: str) -> list[str]:
     """The rows of the table that start with a number of steps."""
     return [line for line in said.splitlines() if line.strip()[:1].isdigit() and "test tasks" not in line]
+
+
+def test_version_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith(f"fastmaml {fastmaml.__version__}, torch {torch.__version__}, C++ core for ")
+
+
+def test_version_without_the_core(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastmaml._core", None)
+    monkeypatch.delattr(fastmaml, "_core")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.endswith(", no C++ core\n")

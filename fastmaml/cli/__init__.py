@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fastmaml.checkpoint import CheckpointError
 from fastmaml.cli import doctor, evaluate, reproduce, train, verify
 from fastmaml.cli.options import Parser
+from fastmaml.cli.version import Version
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -46,6 +47,7 @@ _USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, FloatingPoint
 def parser() -> Parser:
     """The parser of all commands."""
     top = Parser(prog="fastmaml", description="MAML with a batched inner loop in compiled kernels.")
+    top.add_argument("--version", action=Version, help="print versions and the core's instruction set, in one line")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for command in _COMMANDS:
         command.add_to(commands)
