@@ -19,9 +19,9 @@ _COMMANDS = (train, evaluate, reproduce, verify, doctor)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code.
 
-    0: done. 1: a check failed, or training met a loss that is not finite. 2: an error of the user's, told in a
-    sentence. 130: interrupted by Ctrl-C. With FASTMAML_TRACEBACK=1 in the environment errors show where they
-    come from.
+    0: done. 1: a check failed, training met a loss that is not finite, or the result has diverged. 2: an error of the
+    user's, told in a sentence. 130: interrupted by Ctrl-C. With FASTMAML_TRACEBACK=1 in the environment errors show
+    where they come from.
     """
     try:
         parsed = parser().parse_args(arguments)
