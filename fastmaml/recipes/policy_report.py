@@ -105,7 +105,8 @@ def write_report(recipe: PolicyRecipe, found: Sequence[Method], folder: Path, dr
     written = [folder / f"{name}.csv" for name in ("returns", "trajectories")]
     if not drawn:
         return written
-    figures.returns([_curve(recipe, method) for method in found], folder / "returns.png")
+    title = f"return on {recipe.test_tasks:,} new tasks; the oracle is shown the task, and does not adapt"
+    figures.returns([_curve(recipe, method) for method in found], folder / "returns.png", title)
     figures.trajectories(panels, folder / "trajectories.png")
     return [*written, *(path.with_suffix(".png") for path in written)]
 
