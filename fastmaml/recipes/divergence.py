@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from fastmaml.evaluation import Evaluation, evaluate
 from fastmaml.recipes.base import Recipe
 
@@ -33,12 +31,11 @@ def divergence(evaluation: Evaluation, untrained: float, name: str = "the networ
     bad = [step for step in evaluation.steps if not evaluation.loss[step].item() <= FACTOR * untrained]
     if not bad:
         return None
-    first, loss = bad[0], evaluation.loss[bad[0]].item()
+    first = bad[0]
     where = "before any inner step" if first == 0 else f"after {first} inner step{'s' if first > 1 else ''}"
-    size = f"{loss:.3g}, that of the untrained network {untrained:.3g}" if math.isfinite(loss) else f"{loss}"
     tasks = int((~(evaluation.task_losses[first] <= FACTOR * untrained)).sum())
     return (
-        f"{name} diverges: {where} the mean loss is {size} ({tasks:,} of {evaluation.tasks:,} tasks beyond "
-        f"{FACTOR:g} times that); train with a smaller --inner-lr or --meta-lr in another folder (--out), or look at "
-        "fewer inner steps by --test-steps"
+        f"{name} diverges: {where} the mean loss is {evaluation.loss[first].item():.3g}, and {tasks:,} of "
+        f"{evaluation.tasks:,} tasks are beyond {FACTOR:g} times the untrained network's {untrained:.3g}; train with a "
+        "smaller --inner-lr or --meta-lr in another folder (--out), or look at fewer inner steps by --test-steps"
     )

@@ -7,12 +7,15 @@ import importlib.util
 import sys
 
 import pytest
+import torch
 
 from fastmaml import checkpoint
 from fastmaml.cli import main
 from fastmaml.recipes import POLICY_RECIPES
 from fastmaml.recipes.options import options_of
+from fastmaml.recipes.run_policies import divergence
 from fastmaml.rl import PPO, TRPO, PolicyGradient
+from fastmaml.rl.meta import Judged
 
 SHORT = ["--iterations", "2", "--meta-batch", "2", "--episodes", "2", "--test-tasks", "3"]
 SHORT += ["--test-episodes", "2", "--validation-tasks", "2", "--no-progress"]
@@ -84,6 +87,13 @@ def test_the_outer_update_is_an_option():
     assert recipe(kl=0.02).update() == TRPO(kl=0.02)
     assert recipe(outer="ppo", clip=0.1).update() == PPO(clip=0.1)
     assert recipe(outer="gradient").update() == PolicyGradient()
+
+
+def test_returns_that_are_not_finite_are_told_with_their_step():
+    finite = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert divergence(Judged(finite, [], torch.empty(0))) is None
+    broken = torch.tensor([[1.0, 2.0], [3.0, float("nan")]])
+    assert "after 1 inner steps returns are not finite" in divergence(Judged(broken, [], torch.empty(0)))
 
 
 def test_reproduce_draws_returns_and_trajectories(tmp_path, capsys):
