@@ -10,6 +10,10 @@ from typing import Any, Protocol, TextIO
 from fastmaml import checkpoint
 
 
+class FolderInUse(RuntimeError):
+    """Another process writes to the folder of a run."""
+
+
 class Restorable(Protocol):
     """The state of a run, as it was when a checkpoint was captured."""
 
@@ -31,12 +35,12 @@ class RunFolder:
         self._lock: TextIO | None = None
 
     def __enter__(self) -> RunFolder:
-        """Raises RuntimeError where another process runs in this folder."""
+        """Raises FolderInUse where another process runs in this folder."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / ".lock", "w")  # held until __exit__
         if not _locked(self._lock):
             self._lock.close()
-            raise RuntimeError(f"log_dir: another run is writing to {self.path}; wait for it or give another folder")
+            raise FolderInUse(f"log_dir: another run is writing to {self.path}; wait for it or give another folder")
         return self
 
     def __exit__(

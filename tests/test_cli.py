@@ -19,6 +19,7 @@ from fastmaml.cli import main, parser
 from fastmaml.recipes import RECIPES
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS
+from fastmaml.run_folder import RunFolder
 
 TINY = ["--iterations", "4", "--test-tasks", "6", "--test-steps", "2", "--no-progress"]
 
@@ -277,6 +278,14 @@ def test_a_damaged_checkpoint(tmp_path, capsys):
     assert "cut short" in capsys.readouterr().err
 
 
+def test_a_folder_that_another_run_writes_to(tmp_path, capsys):
+    with RunFolder(tmp_path, keep=2):
+        assert main(["train", "sinusoid", "--out", str(tmp_path), *TINY]) == 2
+    said = capsys.readouterr().err
+    assert f"error: log_dir: another run is writing to {tmp_path}; wait for it" in said
+    assert said.count("\n") == 1
+
+
 def test_an_option_of_another_recipe(tmp_path, capsys):
     out = str(tmp_path / "run")
     main(["train", "sinusoid", "--out", out, *TINY])
@@ -348,6 +357,16 @@ def test_version_is_one_line(capsys):
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert said.startswith(f"fastmaml {fastmaml.__version__}, torch {torch.__version__}, C++ core for ")
+
+
+def test_version_of_a_core_that_does_not_load():
+    environment = os.environ | {"FASTMAML_ISA": "nonsense"}
+    command = [sys.executable, "-m", "fastmaml", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=environment)
+    assert done.returncode == 0
+    assert "a C++ core that does not load (" in done.stdout
+    assert "nonsense" in done.stdout
+    assert done.stdout.count("\n") == 1
 
 
 def test_version_without_the_core(capsys, monkeypatch):

@@ -10,6 +10,7 @@ from fastmaml.checkpoint import CheckpointError
 from fastmaml.cli import doctor, evaluate, reproduce, train, verify
 from fastmaml.cli.options import Parser
 from fastmaml.cli.version import Version
+from fastmaml.run_folder import FolderInUse
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE if isinstance(error, FloatingPointError) else USER_ERROR
 
 
-_USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, FloatingPointError)
+_USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, FolderInUse, FloatingPointError)
 
 
 def parser() -> Parser:

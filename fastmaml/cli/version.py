@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ def line() -> str:
 
 
 def _core() -> str:
+    if importlib.util.find_spec("fastmaml._core") is None:
+        return "no C++ core"
     try:
         from fastmaml import _core
-    except ImportError:
-        return "no C++ core"
+    except ImportError as error:
+        return f"a C++ core that does not load ({error})"
     return f"C++ core for {_core.isa()}"
