@@ -1,4 +1,5 @@
 # From a bare clone (python3, make, g++): `make demo` trains the paper's sinusoid, `make test` runs every check.
+# What takes more than a few seconds says so first, and about how long two cores need.
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 RUN    ?= runs/demo
@@ -15,7 +16,7 @@ export GOMP_SPINCOUNT ?= 0
 .NOTPARALLEL:
 
 help:
-	@echo "make demo      train the paper's sinusoid experiment; table and figure in $(RUN)"
+	@echo "make demo      train the paper's sinusoid experiment; table and figures in $(RUN)"
 	@echo "make test      linters, types, sanitizers, all tests, those of the core on every instruction set"
 	@echo "make wheel     build a wheel and try it in a fresh environment"
 	@echo "make bench     compare with JAX, torch.compile, torch.func, learn2learn, ... in one run"
@@ -24,23 +25,29 @@ help:
 	@echo "make clean     remove everything that was built or set up"
 
 demo: $(call has,plots) ext
-	$(PYTHON) -m fastmaml reproduce sinusoid --only maml --out $(RUN)
+	@echo "== the paper's regression of sine waves: MAML, a pretrained network and the oracle; about 1 minute"
+	@$(PYTHON) -m fastmaml reproduce sinusoid --out $(RUN)
+	@echo "== look at $(RUN)/overview.png"
 
 test: lint sanitize isas unit
 
 # torch comes first and by exact version: asked for in any other way, pip may choose a build of several gigabytes.
 $(VENV)/.has-torch:
-	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install -q "$(TORCH)" numpy "setuptools>=77" cmake ninja pybind11
+	@echo "== setting up $(VENV): downloading torch (200 MB for CPUs) and what builds the core; about 1 minute"
+	@python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install -q "$(TORCH)" numpy "setuptools>=77" cmake ninja pybind11
 	@touch $@
 
-# One stamp for each extra of pyproject.toml. The checkout itself is what is installed.
+# One stamp for each extra of pyproject.toml. The checkout itself is what is installed; `ext` compiles its core, where
+# one can watch.
 $(VENV)/.has-%: $(VENV)/.has-torch pyproject.toml setup.py
-	$(PYTHON) -m pip install -q --no-build-isolation -e ".[$*]"
+	@echo "== installing what fastmaml[$*] needs; about 1 minute"
+	@FASTMAML_PURE_PYTHON=1 $(PYTHON) -m pip install -q --no-build-isolation -e ".[$*]"
 	@touch $@
 
 # ninja compiles what has changed, which is mostly nothing
 ext: $(call has,plots)
+	@ls fastmaml/_core*.so >/dev/null 2>&1 || echo "== compiling the C++ core; about 3 minutes"
 	@$(PYTHON) setup.py -q build_ext --inplace
 
 lint: $(call has,test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import fastmaml.openmp  # noqa: F401 - first: it has to come before torch
 from fastmaml.adapted import AdaptedTask, AdaptedTasks, Details
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder

@@ -11,6 +11,7 @@ from importlib import metadata, util
 
 import torch
 
+from fastmaml import openmp
 from fastmaml.maml import MAML
 from fastmaml.models import LINEAR_ONLY, OmniglotMLP, SinusoidMLP
 
@@ -18,7 +19,7 @@ _PACKAGES = ("fastmaml", "torch", "numpy", "safetensors", "triton", "matplotlib"
 
 
 def report() -> str:
-    """Versions, the compiled core, threads, the GPU, and the engine of each of the paper's networks."""
+    """Versions, the compiled core, threads and how idle ones wait, the GPU, and the paper's networks' engines."""
     sections = {
         "versions": _versions(),
         "compiled core": _core(),
@@ -59,6 +60,7 @@ def _core() -> Iterator[str]:
 
 def _machine() -> Iterator[str]:
     yield f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads in use"
+    yield from openmp.report()
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         yield f"GPU: {torch.cuda.get_device_name()}, compute capability {major}.{minor}"

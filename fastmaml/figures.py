@@ -17,7 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 COLOURS: Mapping[str, str] = {"MAML": "#0072B2", "pretrained": "#D55E00", "oracle": "#009E73", "random": "#999999"}
 _COURSE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -41,8 +41,8 @@ _STYLE = {
 class Curve:
     """A loss after 0, 1, … gradient steps: mean and half-width of its 95% confidence interval.
 
-    paper: what the paper reports, by number of steps. note: said in the panel, e.g. its step size.
-    flat: one number, not a course over steps.
+    paper: what the paper reports, by number of steps. note: said in the panel, e.g. its step size; paper_note: the
+    paper's. flat: one number, not a course over steps.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Curve:
     ci95: Sequence[float]
     paper: Mapping[int, float] = field(default_factory=dict)
     note: str = ""
+    paper_note: str = ""
     flat: bool = False
 
 
@@ -79,9 +80,8 @@ def learning_curves(panels: Mapping[str, Sequence[Curve]], path: Path) -> None:
     with styled():
         figure, axes = grid(1, len(panels), width=2.9 if len(panels) > 1 else 4.6, height=3.1)
         for axis, (title, curves) in zip(axes, panels.items(), strict=True):
-            _draw_curves(axis, curves)
+            draw_curves(axis, curves)
             axis.set_title(title)
-            axis.text(1.0, 1.0, _notes(curves), transform=axis.transAxes, ha="right", va="top", fontsize=7.5)
         axes[0].set_ylabel("mean squared error")
         add_legend(figure, axes)
         write(figure, path)
@@ -92,7 +92,7 @@ def fits(panels: Sequence[Fit], columns: int, path: Path) -> None:
     with styled():
         figure, axes = grid(-(-len(panels) // columns), columns, width=3.6, height=2.2)
         for number, (axis, fit) in enumerate(zip(axes, panels, strict=True)):
-            _draw_fit(axis, fit)
+            draw_fit(axis, fit)
             axis.set_xlabel("x" if number >= len(panels) - columns else "")
             axis.set_ylabel("y" if number % columns == 0 else "")
         add_legend(figure, axes)
@@ -118,7 +118,8 @@ def accuracy_over_time(
         write(figure, path)
 
 
-def _draw_curves(axis: Axes, curves: Sequence[Curve]) -> None:
+def draw_curves(axis: Axes, curves: Sequence[Curve]) -> None:
+    """Mean squared error over gradient steps, from 0 to what must be seen of every curve."""
     for curve in curves:
         steps, mean, ci95 = np.arange(len(curve.mean)), np.asarray(curve.mean), np.asarray(curve.ci95)
         colour = COLOURS.get(curve.name, _GREY)
@@ -127,7 +128,9 @@ def _draw_curves(axis: Axes, curves: Sequence[Curve]) -> None:
         axis.fill_between(steps, mean - ci95, mean + ci95, color=colour, alpha=0.18, linewidth=0)
         _draw_paper(axis, curve, colour)
     axis.set_xlabel("gradient steps")
-    axis.set_ylim(0, 1.12 * max(_height(curve) for curve in curves))
+    axis.text(1.0, 1.0, _notes(curves), transform=axis.transAxes, ha="right", va="top", fontsize=7.5)
+    heights = [height for height in map(_height, curves) if np.isfinite(height)]
+    axis.set_ylim(0, 1.12 * max(heights, default=1.0))
     axis.set_xlim(-0.2, max(len(curve.mean) for curve in curves) - 0.8)
 
 
@@ -145,11 +148,12 @@ def _draw_paper(axis: Axes, curve: Curve, colour: str) -> None:
         axis.plot(
             list(curve.paper), list(curve.paper.values()), linestyle="none", marker="D", markersize=6, clip_on=False,
             markerfacecolor="white", markeredgecolor=colour, markeredgewidth=1.3, zorder=4,
-            label=f"{curve.name}, in the paper",
+            label=f"{curve.name} in the paper" + (f", {curve.paper_note}" if curve.paper_note else ""),
         )  # fmt: skip
 
 
-def _draw_fit(axis: Axes, fit: Fit) -> None:
+def draw_fit(axis: Axes, fit: Fit) -> None:
+    """One task as one method fits it."""
     axis.plot(fit.x, fit.truth, color="#CC3311", linewidth=1.2, label="ground truth")
     for steps, colour, line in STEP_STYLES:
         if steps in fit.predictions:
@@ -160,16 +164,22 @@ def _draw_fit(axis: Axes, fit: Fit) -> None:
 
 
 def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty(width * columns, height * rows + 0.3)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     return figure, list(axes.flat)
 
 
-def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def empty(width: float, height: float) -> Figure:
+    """A figure of that size in inches, which needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def add_legend(figure: FigureBase, axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them; each label once."""
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = len(entries) if len(axes) > 1 or len(entries) <= 3 else -(-len(entries) // 2)
@@ -179,6 +189,11 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
 def styled() -> AbstractContextManager[Any]:
     context: AbstractContextManager[Any] = _matplotlib().rc_context(_STYLE)
     return context
+
+
+def check_matplotlib() -> None:
+    """Raises ModuleNotFoundError, naming the extra, where figures cannot be drawn: for before the work, not after."""
+    _matplotlib()
 
 
 def _matplotlib() -> Any:

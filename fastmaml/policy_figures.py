@@ -34,7 +34,7 @@ class Trajectories:
     paths: Mapping[int, Sequence[np.ndarray]]
 
 
-def returns(curves: Sequence[ReturnCurve], path: Path) -> None:
+def returns(curves: Sequence[ReturnCurve], path: Path, title: str) -> None:
     """Mean return over gradient steps; open diamonds are what the paper reports."""
     longest = max(len(curve.mean) for curve in curves)
     with styled():
@@ -48,11 +48,10 @@ def returns(curves: Sequence[ReturnCurve], path: Path) -> None:
             if curve.paper:
                 axis.plot(
                     list(curve.paper), list(curve.paper.values()), linestyle="none", marker="D", markersize=6,
-                    markerfacecolor="white", markeredgecolor=colour, label=f"{curve.name}, in the paper",
+                    markerfacecolor="white", markeredgecolor=colour, label=f"{curve.name} in the paper",
                 )  # fmt: skip
         axis.set_xticks(range(longest))
-        axis.set_xlabel("gradient steps")
-        axis.set_ylabel("mean return")
+        axis.set(title=title, xlabel="gradient steps", ylabel="mean return (band: 95% interval)")
         add_legend(figure, [axis])
         write(figure, path)
 
@@ -73,6 +72,8 @@ def course(rows: Sequence[Mapping[str, str]], path: Path) -> None:
             means = np.convolve(values, np.full(window, 1 / window), "valid")
             axis.plot(iterations, values, color=colour, linewidth=0.6, alpha=0.5)
             axis.plot(iterations[window - 1 :], means, color=colour, label=label, marker="" if len(means) > 1 else "o")
+        axis.locator_params(axis="x", integer=True)
+        axis.set_title(f"returns on the tasks of training (thick: mean of {window} meta-iterations)")
         axis.set_xlabel("meta-iterations")
         axis.set_ylabel("mean return")
         add_legend(figure, [axis])
@@ -83,14 +84,17 @@ def trajectories(panels: Sequence[Trajectories], path: Path) -> None:
     """One panel a task: paths before and after adaptation, and the goal as a star."""
     styles = dict(zip((0, 1, 3), STEP_STYLES, strict=True))
     with styled():
-        figure, axes = grid(1, len(panels), width=3.2, height=3.2)
-        for axis, panel in zip(axes, panels, strict=True):
+        figure, axes = grid(1, len(panels), width=3.2, height=3.4)
+        for number, (axis, panel) in enumerate(zip(axes, panels, strict=True), 1):
+            axis.set_title(f"new goal {number}")
             for steps, paths in panel.paths.items():
                 _, colour, line = styles[steps]
                 for number, points in enumerate(paths):
                     label = {0: "before adaptation", 1: "1 step"}.get(steps, f"{steps} steps")
                     axis.plot(*points.T, color=colour, linestyle=line, label=label if number == 0 else None)
-            axis.plot(*panel.goal, linestyle="none", marker="*", markersize=11, color="#CC3311", label="goal")
+            axis.plot(
+                *panel.goal, linestyle="none", marker="*", markersize=11, color="#CC3311", label="goal, not shown"
+            )
             axis.set_aspect("equal", adjustable="box")
             axis.set_xlabel("x")
         axes[0].set_ylabel("y")

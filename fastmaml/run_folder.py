@@ -14,6 +14,10 @@ from fastmaml import checkpoint
 from fastmaml.checkpoint import CheckpointError
 
 
+class FolderInUse(RuntimeError):
+    """Another process writes to the folder of a run."""
+
+
 class Restorable(Protocol):
     """The state of a run, as it was when a checkpoint was captured."""
 
@@ -38,7 +42,7 @@ class RunFolder:
         """Makes the folder, locks it, and deletes what a killed run was writing into it.
 
         Raises:
-            CheckpointError: a file stands where the folder or its lock belongs. RuntimeError: another process runs
+            CheckpointError: a file stands where the folder or its lock belongs. FolderInUse: another process runs
                 in this folder.
         """
         try:
@@ -51,7 +55,7 @@ class RunFolder:
         self._lock = _open_lock(self.path / ".lock")  # held until __exit__
         if not _locked(self._lock):
             self._lock.close()
-            raise RuntimeError(f"log_dir: another run is writing to {self.path}; wait for it or give another folder")
+            raise FolderInUse(f"log_dir: another run is writing to {self.path}; wait for it or give another folder")
         for names in (f"{self.best.name}.*", "nonfinite-*.safetensors.*"):
             checkpoint.prune_interrupted(self.path, names)
         return self

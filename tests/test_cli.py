@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import fastmaml
 from fastmaml import checkpoint
 from fastmaml.cli import main, parser
 from fastmaml.recipes import RECIPES
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS
+from fastmaml.run_folder import RunFolder
 
 TINY = ["--iterations", "4", "--test-tasks", "6", "--test-steps", "2", "--no-progress"]
 
@@ -53,12 +56,88 @@ def test_evaluate_takes_one_checkpoint(tmp_path, capsys):
     assert tables[1] == tables[2] != tables[0]
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
+def test_a_finished_run_is_not_trained_again_and_says_so(tmp_path, capsys):
     out = tmp_path / "run"
     main(["train", "sinusoid", "--out", str(out), *TINY])
+    assert "training: 4 iterations of 25 tasks" in capsys.readouterr().out
     before = checkpoint.numbered(out / CHECKPOINTS)[-1].read_bytes()
     main(["train", "sinusoid", "--out", str(out), *TINY])
+    assert f"nothing is trained: the run in {out} has all its 4 iterations" in capsys.readouterr().out
     assert checkpoint.numbered(out / CHECKPOINTS)[-1].read_bytes() == before
+
+
+def test_fewer_iterations_than_a_run_has_are_said_to_train_nothing(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    main(["train", "sinusoid", "--out", out, *TINY])
+    capsys.readouterr()
+    assert main(["train", "sinusoid", "--out", out, *TINY, "--iterations", "3"]) == 0
+    said = capsys.readouterr().out
+    assert f"nothing is trained: the run in {out} has 4 iterations already, more than the 3 asked for" in said
+    main(["train", "sinusoid", "--out", out, *TINY, "--iterations", "6"])
+    assert f"training: from iteration 4, where {out} was left, to 6" in capsys.readouterr().out
+
+
+def test_a_diverged_run_warns_and_ends_with_code_1(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "sinusoid", "--out", out, *TINY, "--inner-lr", "100"]) == 1
+    warning = capsys.readouterr().err
+    assert warning.startswith("fastmaml: warning: the network diverges: after 1 inner step the mean loss is ")
+    assert "6 of 6 tasks" in warning
+    assert warning.count("\n") == 1
+    assert main(["evaluate", out]) == 1
+    assert "diverges" in capsys.readouterr().err
+
+
+def test_a_diverged_reproduction_draws_warns_and_ends_with_code_1(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    tiny = ["--iterations", "3", "--test-tasks", "4", "--test-queries", "5", "--no-progress", "--inner-lr", "100"]
+    assert main(["reproduce", "sinusoid", "--only", "maml", "--out", str(tmp_path), *tiny]) == 1
+    assert "warning: MAML at K=5 diverges" in capsys.readouterr().err
+    assert (tmp_path / "overview.png").exists()
+
+
+@pytest.mark.parametrize("experiment", ["sinusoid", "nav2d"])
+def test_figures_are_known_to_fail_before_the_work(experiment, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["reproduce", experiment, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr()
+    assert "pip install 'fastmaml[plots]'; or give --no-figures" in said.err
+    assert said.err.count("\n") == 1
+    assert "training" not in said.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_figures_there_are_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    tiny = ["--iterations", "3", "--test-tasks", "4", "--test-queries", "5", "--no-progress", "--only", "maml"]
+    assert main(["reproduce", "sinusoid", "--no-figures", "--out", str(tmp_path), *tiny]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
+        *("figure2.csv", "figure3.csv", "figure6.csv", "table.txt")
+    ]
+    assert "figure6.csv" in capsys.readouterr().out
+
+
+def test_places_that_cannot_be_written_are_known_before_the_work(tmp_path, capsys):
+    file, out = tmp_path / "file", tmp_path / "run"
+    file.touch()
+    for name in (file, file / "deep"):
+        assert main(["train", "sinusoid", "--out", str(name), *TINY]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"fastmaml: error: --out {name}: ")
+        assert "training" not in said.out
+    main(["train", "sinusoid", "--out", str(out), *TINY])
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--csv", str(out)]) == 2
+    said = capsys.readouterr()
+    assert f"--csv {out}: is a folder; give the name of a file" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_others_is_refused(tmp_path, capsys):
+    (tmp_path / "theirs").mkdir(mode=0o500)
+    assert main(["train", "sinusoid", "--out", str(tmp_path / "theirs" / "run"), *TINY]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
 
 
 def test_reproduce_draws_everything(tmp_path, capsys):
@@ -69,10 +148,11 @@ def test_reproduce_draws_everything(tmp_path, capsys):
     said = capsys.readouterr().out
     rows = [line.split() for line in said.splitlines() if "±" in line and "mean" not in line]
     assert [row[0] for row in rows] == 3 * ["MAML"] + 3 * ["pretrained"] + ["oracle"]
-    assert [row[2:4] for row in rows[:3]] == [["1", "0.67"], ["5", "0.38"], ["10", "0.35"]]
-    assert rows[5][2:4] == ["10", "2.19"]
-    for number in (2, 3, 6):
-        assert (out / f"figure{number}.png").stat().st_size > 10_000
+    assert [row[1:4] for row in rows[:3]] == [["1", "0.67", "0.01"], ["5", "0.38", "0.01"], ["10", "0.35", "0.01"]]
+    assert [row[-1] for row in rows[:3]] == 3 * ["0.002"]  # ours
+    assert rows[5][1:4] == ["10", "2.19", "0.01"]
+    for name in ("overview", "figure2", "figure3", "figure6"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
     rows = list(csv.DictReader((out / "figure6.csv").open()))
     counted = {(row["method"], row["shots"]) for row in rows}
     assert counted == {(name, k) for name in ("MAML", "pretrained", "oracle") for k in ("5", "10", "20")}
@@ -170,6 +250,7 @@ def test_user_errors_are_one_sentence(arguments, message, tmp_path, capsys, monk
         (["train", "sinusoid", "--meta-lr-decay", "cosine"], "invalid float value: 'cosine'"),
         (["train", "sinusoid", "--engine", "warp"], "invalid choice: 'warp'"),
         (["train", "mnist"], "invalid choice: 'mnist'"),
+        (["train", "sinusoid", "--out", ""], "argument --out: given an empty name"),
         ([], "arguments are required: COMMAND"),
     ],
 )
@@ -195,6 +276,14 @@ def test_a_damaged_checkpoint(tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(out)]) == 2
     assert "cut short" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_run_writes_to(tmp_path, capsys):
+    with RunFolder(tmp_path, keep=2):
+        assert main(["train", "sinusoid", "--out", str(tmp_path), *TINY]) == 2
+    said = capsys.readouterr().err
+    assert f"error: log_dir: another run is writing to {tmp_path}; wait for it" in said
+    assert said.count("\n") == 1
 
 
 def test_an_option_of_another_recipe(tmp_path, capsys):
@@ -259,3 +348,30 @@ def wait_until(condition, seconds: float = 60) -> None:
 def table_of(said: str) -> list[str]:
     """The rows of the table that start with a number of steps."""
     return [line for line in said.splitlines() if line.strip()[:1].isdigit() and "test tasks" not in line]
+
+
+def test_version_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith(f"fastmaml {fastmaml.__version__}, torch {torch.__version__}, C++ core for ")
+
+
+def test_version_of_a_core_that_does_not_load():
+    environment = os.environ | {"FASTMAML_ISA": "nonsense"}
+    command = [sys.executable, "-m", "fastmaml", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=environment)
+    assert done.returncode == 0
+    assert "a C++ core that does not load (" in done.stdout
+    assert "nonsense" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_version_without_the_core(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastmaml._core", None)
+    monkeypatch.delattr(fastmaml, "_core")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.endswith(", no C++ core\n")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from fastmaml.checkpoint import CheckpointError
 from fastmaml.cli import doctor, evaluate, reproduce, train, verify
 from fastmaml.cli.options import Parser
+from fastmaml.cli.version import Version
+from fastmaml.run_folder import FolderInUse
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -18,9 +20,9 @@ _COMMANDS = (train, evaluate, reproduce, verify, doctor)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code.
 
-    0: done. 1: a check failed, or training met a loss that is not finite. 2: an error of the user's, told in a
-    sentence. 130: interrupted by Ctrl-C. With FASTMAML_TRACEBACK=1 in the environment errors show where they
-    come from.
+    0: done. 1: a check failed, training met a loss that is not finite, or the result has diverged. 2: an error of the
+    user's, told in a sentence. 130: interrupted by Ctrl-C. With FASTMAML_TRACEBACK=1 in the environment errors show
+    where they come from.
     """
     try:
         parsed = parser().parse_args(arguments)
@@ -40,12 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE if isinstance(error, FloatingPointError) else USER_ERROR
 
 
-_USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, FloatingPointError)
+_USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, FolderInUse, FloatingPointError)
 
 
 def parser() -> Parser:
     """The parser of all commands."""
     top = Parser(prog="fastmaml", description="MAML with a batched inner loop in compiled kernels.")
+    top.add_argument("--version", action=Version, help="print versions and the core's instruction set, in one line")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for command in _COMMANDS:
         command.add_to(commands)

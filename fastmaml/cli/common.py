@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastmaml.cli.options import given, in_flags
+from fastmaml.cli.places import place
 from fastmaml.recipes import PolicyRecipe, Recipe
 from fastmaml.recipes.options import options_of
 from fastmaml.rl.trainer import TrainResult as PolicyTrainResult
@@ -28,7 +29,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
     """Where a run lies and how it is shown."""
     parser.add_argument(
-        "--out", type=Path, default=Path(out), metavar="FOLDER",
+        "--out", type=place, default=Path(out), metavar="FOLDER",
         help=f"folder of checkpoints, logs and results; a run that was stopped there goes on [default: {out}]",
     )  # fmt: skip
     parser.add_argument("--no-progress", action="store_true", help="draw no progress bar")
@@ -64,6 +65,19 @@ def recipe_of(kind: type[Kind], arguments: argparse.Namespace, base: Mapping[str
 def trainer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options of `add_run_options` mean to a Trainer."""
     return {"progress": not arguments.no_progress, "tensorboard": arguments.tensorboard}
+
+
+def say(text: str) -> None:
+    """A line on stdout, there at once: what follows may take hours."""
+    print(text, flush=True)
+
+
+def warned(*problems: str | None) -> int:
+    """Say what is wrong with a result, if anything; gives the exit code."""
+    found = [problem for problem in problems if problem is not None]
+    for problem in found:
+        print(f"fastmaml: warning: {problem}", file=sys.stderr)
+    return 1 if found else 0
 
 
 def stopped(result: TrainResult | PolicyTrainResult) -> int:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fastmaml import checkpoint
-from fastmaml.cli.common import add_threads, recipe_of, set_threads
+from fastmaml.cli.common import add_threads, recipe_of, set_threads, warned
 from fastmaml.cli.options import add_options, flag, given
+from fastmaml.cli.places import check_file, place
 from fastmaml.recipes import POLICY_RECIPES, RECIPES, PolicyRecipe, Recipe
 from fastmaml.recipes import run_policies as policies
+from fastmaml.recipes.divergence import divergence, untrained_loss
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS, judge
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
@@ -32,9 +34,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "checkpoint", type=Path, help="folder that `fastmaml train` wrote, or one of the checkpoints in it"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV too")
+    parser.add_argument("--csv", type=place, metavar="FILE", help="write the table as CSV too")
     parser.add_argument(
-        "--video", type=Path, metavar="FILE",
+        "--video", type=place, metavar="FILE",
         help="of a policy: draw an episode of the first test task after the last inner step, as FILE.gif; MuJoCo "
         "draws without a screen where MUJOCO_GL is egl or osmesa",
     )  # fmt: skip
@@ -45,6 +47,8 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
+    if arguments.csv is not None:
+        check_file("--csv", arguments.csv)
     path = _locate(arguments.checkpoint)
     trained = checkpoint.load_config(path)
     name = trained.pop("recipe", "")
@@ -65,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(evaluation_table(recipe, evaluation))
     if arguments.csv is not None:
         write_evaluation(recipe, evaluation, arguments.csv)
-    return 0
+    return warned(divergence(evaluation, untrained_loss(recipe)))
 
 
 def _policies(path: Path, kind: type[PolicyRecipe], trained: dict[str, Any], arguments: argparse.Namespace) -> int:
@@ -73,6 +77,8 @@ def _policies(path: Path, kind: type[PolicyRecipe], trained: dict[str, Any], arg
     if arguments.video is not None:
         check_path(arguments.video)
     recipe = recipe_of(kind, arguments, trained)
+    if arguments.video is not None:
+        policies.check_film(recipe)
     meta = recipe.meta()
     checkpoint.load_model(path, meta.policy)
     judged = policies.judge(recipe, meta)
@@ -81,7 +87,7 @@ def _policies(path: Path, kind: type[PolicyRecipe], trained: dict[str, Any], arg
         policies.write_returns(recipe, judged, arguments.csv)
     if arguments.video is not None:
         policies.film(recipe, meta, judged, arguments.video)
-    return 0
+    return warned(policies.divergence(judged))
 
 
 def _locate(path: Path) -> Path:

@@ -6,11 +6,15 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from fastmaml.cli.common import add_run_options, recipe_of, set_threads, stopped, trainer_options
+from fastmaml.cli.common import add_run_options, recipe_of, say, set_threads, stopped, trainer_options, warned
 from fastmaml.cli.options import Parser, add_options
+from fastmaml.cli.places import check_folder
+from fastmaml.figures import check_matplotlib
 from fastmaml.recipes import POLICY_RECIPES, RECIPES, PolicyRecipe, Recipe
 from fastmaml.recipes import run_policies as policies
+from fastmaml.recipes.divergence import divergence, untrained_loss
 from fastmaml.recipes.run import judge, train
+from fastmaml.recipes.standing import standing
 from fastmaml.recipes.tables import evaluation_table, write_evaluation
 
 
@@ -34,6 +38,9 @@ def _add(recipes: Any, recipe: type[Recipe] | type[PolicyRecipe], runner: Callab
 def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     recipe = recipe_of(arguments.recipe, arguments)
+    check_folder("--out", arguments.out)
+    say(recipe.tasks_line())
+    say(standing(arguments.out, recipe.iterations, recipe.meta_batch))
     maml, result = train(recipe, arguments.out, **trainer_options(arguments))
     if result.interrupted:
         return stopped(result)
@@ -41,21 +48,32 @@ def run(arguments: argparse.Namespace) -> int:
     write_evaluation(recipe, evaluation, arguments.out / "evaluation.csv")
     print(evaluation_table(recipe, evaluation))
     print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}")
-    return 0
+    return warned(divergence(evaluation, untrained_loss(recipe)))
 
 
 def run_policies(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     recipe = recipe_of(arguments.recipe, arguments)
+    check_folder("--out", arguments.out)
+    undrawn = _undrawn()
+    if undrawn is not None:
+        say(f"no figure of training will be drawn: {undrawn}")
+    say(standing(arguments.out, recipe.iterations, recipe.meta_batch))
     meta, result = policies.train(recipe, arguments.out, **trainer_options(arguments))
     if result.interrupted:
         return stopped(result)
     judged = policies.judge(recipe, meta)
     policies.write_returns(recipe, judged, arguments.out / "evaluation.csv")
     print(policies.return_table(recipe, judged))
+    drawn = "" if undrawn else f"; {policies.draw_course(arguments.out).name} (returns of training)"
+    print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}{drawn}")
+    return warned(policies.divergence(judged))
+
+
+def _undrawn() -> str | None:
+    """Why no figure can be drawn; None where one can."""
     try:
-        drawn = f"{policies.draw_course(arguments.out).name} (returns of training)"
+        check_matplotlib()
     except ModuleNotFoundError as error:
-        drawn = f"no figure of training, as {error}"
-    print(f"\ncheckpoints, logs and evaluation.csv are in {arguments.out}; {drawn}")
-    return 0
+        return str(error)
+    return None

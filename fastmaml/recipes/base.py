@@ -85,12 +85,16 @@ class Recipe(ABC):
         """Tasks to watch during training, if there are any apart from training's and test's."""
         return None
 
+    @abstractmethod
+    def tasks_line(self) -> str:
+        """What the tasks are drawn from and how that is divided, in a line, to be read before training."""
+
     def adapted(self) -> tuple[str, ...] | None:
         """fnmatch patterns of the parameters that inner steps move; None for all."""
         return None
 
     def paper(self) -> Mapping[int, str]:
-        """What the paper reports for this experiment, by number of inner steps at test; empty if nothing."""
+        """What the paper reports on these test tasks, by number of inner steps; empty if they are not the paper's."""
         return {}
 
     def maml(self) -> MAML:

@@ -10,11 +10,12 @@ from typing import ClassVar
 from torch import nn
 
 from fastmaml.models import CONV_AND_LINEAR, mini_imagenet_conv4, omniglot_conv4
-from fastmaml.recipes import paper
+from fastmaml.recipes import classes, paper
 from fastmaml.recipes.base import Recipe
 from fastmaml.recipes.omniglot import OmniglotMLPRecipe
 from fastmaml.recipes.options import option
 from fastmaml.tasks import Episodes, ImageClasses, load_image_parts
+from fastmaml.tasks.splits import random_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class OmniglotRecipe(OmniglotMLPRecipe):
         return CONV_AND_LINEAR
 
     def paper(self) -> Mapping[int, str]:
+        if not self._like_the_paper():
+            return {}
         reported = paper.OMNIGLOT_CONV.get((self.ways, self.shots))
         steps = paper.OMNIGLOT_TEST_STEPS if self.ways == 5 else 5
         return {} if reported is None else {steps: f"{reported.percent} ± {reported.ci95}"}
@@ -56,6 +59,8 @@ class MiniImagenetRecipe(Recipe):
     loss: ClassVar[str] = "cross_entropy"
     folders: ClassVar[tuple[str, ...]] = ("mini-imagenet", "miniimagenet")
     size: ClassVar[int] = 84
+    reported: ClassVar[Mapping[tuple[int, int], paper.Accuracy]] = paper.MINI_IMAGENET
+    published_test: ClassVar[frozenset[str]] = paper.MINI_IMAGENET_TEST_CLASSES
     clip_value: ClassVar[float | None] = 10.0  # as the authors' code has it
 
     meta_batch: int = option(4, "tasks in a meta-batch; the paper takes 2 for 5-shot", minimum=1)
@@ -93,9 +98,31 @@ class MiniImagenetRecipe(Recipe):
     def test_source(self) -> Episodes:
         return self._episodes("test", self.test_queries)
 
+    def tasks_line(self) -> str:
+        names = {"training": "train", "validation": "val", "test": "test"}
+        counted = classes.counted({name: self._parts[part].counts for name, part in names.items()})
+        split = f"random, seed {self.split_seed}" if self._divided_by_seed() else "as the folder has it"
+        return f"tasks: {classes.tasks(self.ways, self.shots)}, from {counted}; split: {split}"
+
     def paper(self) -> Mapping[int, str]:
-        reported = paper.MINI_IMAGENET.get((self.ways, self.shots))
-        return {} if reported is None else {paper.MINI_IMAGENET_TEST_STEPS: f"{reported.percent} ± {reported.ci95}"}
+        reported = self.reported.get((self.ways, self.shots))
+        if reported is None or not self._like_the_paper():
+            return {}
+        return {paper.MINI_IMAGENET_TEST_STEPS: f"{reported.percent} ± {reported.ci95}"}
+
+    def _like_the_paper(self) -> bool:
+        """Whether the test classes are those of the published split, whole."""
+        test = self._parts["test"]
+        return set(test.names) == self.published_test and bool((test.counts == paper.IMAGES_OF_A_CLASS).all())
+
+    def _divided_by_seed(self) -> bool:
+        """Whether the folder is not divided: then the parts are those of the random split."""
+        parts = [part.names for part in self._parts.values()]
+        names = sorted(name for part in parts for name in part)
+        if len(set(names)) < len(names):
+            return False
+        split = random_split(len(names), tuple(map(len, parts)), self.split_seed)  # type: ignore[arg-type]
+        return {names[index] for index in split.test.tolist()} == set(parts[-1])
 
     @cached_property
     def _parts(self) -> dict[str, ImageClasses]:
@@ -114,7 +141,5 @@ class CifarFsRecipe(MiniImagenetRecipe):
     title: ClassVar[str] = "CIFAR-FS, the MiniImagenet network on 32×32 images"
     folders: ClassVar[tuple[str, ...]] = ("cifar-fs",)
     size: ClassVar[int] = 32
-
-    def paper(self) -> Mapping[int, str]:
-        reported = paper.CIFAR_FS.get((self.ways, self.shots))
-        return {} if reported is None else {paper.MINI_IMAGENET_TEST_STEPS: f"{reported.percent} ± {reported.ci95}"}
+    reported: ClassVar[Mapping[tuple[int, int], paper.Accuracy]] = paper.CIFAR_FS
+    published_test: ClassVar[frozenset[str]] = paper.CIFAR_FS_TEST_CLASSES

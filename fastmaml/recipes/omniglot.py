@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fastmaml.models import LINEAR_ONLY, OmniglotMLP
-from fastmaml.recipes import paper
+from fastmaml.recipes import classes, paper
 from fastmaml.recipes.base import Recipe
 from fastmaml.recipes.options import option
 from fastmaml.tasks import QUARTER_TURNS, Episodes, Omniglot, Split, load_omniglot
@@ -68,9 +68,24 @@ class OmniglotMLPRecipe(Recipe):
     def test_source(self) -> Episodes:
         return self._episodes(self._split.test, rotated=self.test_rotations)
 
+    def tasks_line(self) -> str:
+        samples = self._omniglot.images.shape[1]
+        parts = {"training": self._split.train, "validation": self._split.validation, "test": self._split.test}
+        counted = classes.counted({name: [samples] * len(part) for name, part in parts.items()})
+        split = f"random, seed {self.split_seed}" if self.split == "random" else self.split
+        turned = "all" if self.test_rotations else "those of training"
+        tasks = classes.tasks(self.ways, self.shots)
+        return f"tasks: {tasks}, from {counted}, {turned} also turned by quarters; split: {split}"
+
     def paper(self) -> Mapping[int, str]:
+        if not self._like_the_paper():
+            return {}
         reported = paper.OMNIGLOT_MLP.get((self.ways, self.shots))
         return {} if reported is None else {paper.OMNIGLOT_TEST_STEPS: f"{reported.percent} ± {reported.ci95}"}
+
+    def _like_the_paper(self) -> bool:
+        """Whether the test tasks are drawn as the paper's: from a random split, rotated classes among them."""
+        return self.split == "random" and self.test_rotations
 
     @cached_property
     def _omniglot(self) -> Omniglot:

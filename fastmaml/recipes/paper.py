@@ -20,6 +20,9 @@ SINUSOID_MSE: Mapping[str, Mapping[int, float]] = {
 }
 """Mean squared error at K=5 by number of gradient steps (appendix, table of multi-task baselines)."""
 
+SINUSOID_STEP_SIZE: Mapping[str, float] = {"MAML": 0.01, "pretrained": 0.01}
+"""Step sizes at test behind SINUSOID_MSE: α of section 5.1, and that of figure 2 at K=5."""
+
 SINUSOID_SHOTS = 5
 """Support points per task in SINUSOID_MSE."""
 
@@ -42,6 +45,22 @@ OMNIGLOT_CONV: Mapping[tuple[int, int], Accuracy] = {
 
 MINI_IMAGENET: Mapping[tuple[int, int], Accuracy] = {(5, 1): Accuracy(48.70, 1.84), (5, 5): Accuracy(63.11, 0.92)}
 """Accuracy of MAML on MiniImagenet, by (ways, shots) (table 1)."""
+
+MINI_IMAGENET_TEST_CLASSES = frozenset([
+    "n01930112", "n01981276", "n02099601", "n02110063", "n02110341", "n02116738", "n02129165", "n02219486",
+    "n02443484", "n02871525", "n03127925", "n03146219", "n03272010", "n03544143", "n03775546", "n04146614",
+    "n04149813", "n04418357", "n04522168", "n07613480",
+])  # fmt: skip
+"""WordNet's names of the test classes of Ravi and Larochelle 2017, whose split the paper takes."""
+
+CIFAR_FS_TEST_CLASSES = frozenset([
+    "baby", "bed", "bicycle", "chimpanzee", "fox", "leopard", "man", "pickup_truck", "plain", "poppy", "rocket",
+    "rose", "snail", "sweet_pepper", "table", "telephone", "wardrobe", "whale", "woman", "worm",
+])  # fmt: skip
+"""The test classes of Bertinetto et al. 2019."""
+
+IMAGES_OF_A_CLASS = 600
+"""In MiniImagenet and in CIFAR-FS."""
 
 MINI_IMAGENET_TEST_STEPS = 10
 """Inner steps at test behind MINI_IMAGENET (appendix A.1)."""

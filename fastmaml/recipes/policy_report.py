@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fastmaml import policy_figures as figures
 from fastmaml.policy_figures import ReturnCurve, Trajectories
 from fastmaml.recipes.reinforcement import PolicyRecipe
 from fastmaml.recipes.run_policies import judge, train
+from fastmaml.recipes.standing import standing
 from fastmaml.recipes.tables import plus_minus, table, write_csv
 from fastmaml.rl.environments import WithTask
 from fastmaml.rl.logs import return_rows
@@ -41,7 +42,7 @@ class Interrupted(Exception):
         self.result = result
 
 
-def methods(recipe: PolicyRecipe, folder: Path, **options: Any) -> list[Method]:
+def methods(recipe: PolicyRecipe, folder: Path, say: Callable[[str], object] = print, **options: Any) -> list[Method]:
     """Train what is not trained yet, each method in a folder of its own, and judge all on the same test tasks.
 
     MAML; pretrained: one policy for all tasks, trained without adaptation; random: the initial weights; oracle: one
@@ -52,9 +53,10 @@ def methods(recipe: PolicyRecipe, folder: Path, **options: Any) -> list[Method]:
     """
     unadapted = replace(recipe, train_steps=0)
     told = WithTask(recipe.environment())
-    maml = _trained(recipe, folder / "maml", **options)
-    pretrained = _trained(unadapted, folder / "pretrained", **options)
-    oracle = _trained(unadapted, folder / "oracle", environment=told, **options)
+    maml = _trained(say, "MAML", recipe, folder / "maml", **options)
+    pretrained = _trained(say, "pretrained", unadapted, folder / "pretrained", **options)
+    oracle = _trained(say, "oracle", unadapted, folder / "oracle", environment=told, **options)
+    say(f"judging on {recipe.test_tasks:,} new tasks")
     return [
         Method("MAML", judge(recipe, maml)),
         Method("pretrained", judge(recipe, pretrained)),
@@ -63,8 +65,9 @@ def methods(recipe: PolicyRecipe, folder: Path, **options: Any) -> list[Method]:
     ]
 
 
-def _trained(recipe: PolicyRecipe, folder: Path, **options: Any) -> MetaPolicy:
+def _trained(say: Callable[[str], object], name: str, recipe: PolicyRecipe, folder: Path, **options: Any) -> MetaPolicy:
     """The policy that was best on the validation tasks, as the paper keeps it."""
+    say(f"{name}: {standing(folder, recipe.iterations, recipe.meta_batch)}")
     meta, result = train(recipe, folder, **options)
     if result.interrupted:
         raise Interrupted(result)
@@ -85,9 +88,11 @@ def result_table(recipe: PolicyRecipe, found: Sequence[Method]) -> str:
     return title + table(("method", "steps", "paper", "measured"), rows)
 
 
-def write_report(recipe: PolicyRecipe, found: Sequence[Method], folder: Path) -> list[Path]:
+def write_report(recipe: PolicyRecipe, found: Sequence[Method], folder: Path, drawn: bool = True) -> list[Path]:
     """Write returns and trajectories (.csv, .png); gives their paths. CSVs first, each file whole or not at all.
 
+    Args:
+        drawn: the figures too, for which matplotlib is needed.
     Raises:
         ModuleNotFoundError: matplotlib is absent; then the CSVs are there.
     """
@@ -97,9 +102,13 @@ def write_report(recipe: PolicyRecipe, found: Sequence[Method], folder: Path) ->
     write_csv(
         folder / "trajectories.csv", _PATH_COLUMNS, [r for i, panel in enumerate(panels) for r in _rows(i, panel)]
     )
-    figures.returns([_curve(recipe, method) for method in found], folder / "returns.png")
+    written = [folder / f"{name}.csv" for name in ("returns", "trajectories")]
+    if not drawn:
+        return written
+    title = f"return on {recipe.test_tasks:,} new tasks; the oracle is shown the task, and does not adapt"
+    figures.returns([_curve(recipe, method) for method in found], folder / "returns.png", title)
     figures.trajectories(panels, folder / "trajectories.png")
-    return [folder / f"{name}.{kind}" for name in ("returns", "trajectories") for kind in ("png", "csv")]
+    return [*written, *(path.with_suffix(".png") for path in written)]
 
 
 def _return_rows(recipe: PolicyRecipe, found: Sequence[Method]) -> list[dict[str, object]]:

@@ -14,6 +14,7 @@ from fastmaml.models import SinusoidMLP
 from fastmaml.recipes.options import option
 from fastmaml.recipes.run import EVALUATION_BATCH, check_folder, fit, train
 from fastmaml.recipes.sinusoid import SinusoidRecipe
+from fastmaml.recipes.standing import standing
 from fastmaml.tasks import Sinusoid
 from fastmaml.trainer import TrainResult
 
@@ -91,7 +92,8 @@ def learning_curves(recipe: RegressionFigure, method: Method) -> dict[int, Evalu
 
 
 def _maml(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:
-    progress.say(f"MAML: {recipe.iterations:,} iterations of {recipe.meta_batch} tasks")
+    progress.say("MAML: weights from which one gradient step on a few points of a new wave fits it")
+    progress.say(_standing(recipe, folder))
     maml, result = train(recipe, folder, **progress.options)
     _check_complete(result)
     adapting = dict.fromkeys(SHOTS, recipe.at_test(maml))
@@ -99,11 +101,12 @@ def _maml(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:
 
 
 def _pretrained(recipe: RegressionFigure, folder: Path, progress: Progress) -> Method:
-    progress.say("pretrained: ordinary regression on all tasks at once")
+    progress.say("pretrained: the same network, trained by ordinary regression on all waves at once")
     model = _regress(recipe, folder, progress, oracle=False)
+    progress.say(f"pretrained: choosing step sizes of fine-tuning on {recipe.tuning_tasks:,} other tasks")
     lrs = {shots: _tuned_lr(recipe, model, shots) for shots in SHOTS}
     chosen = ", ".join(f"{lr:g} at K={shots}" for shots, lr in lrs.items())
-    progress.say(f"pretrained: step sizes of fine-tuning, chosen on {recipe.tuning_tasks} other tasks: {chosen}")
+    progress.say(f"pretrained: step sizes {chosen}")
     adapting = {shots: fine_tuning(model, lr, recipe.engine) for shots, lr in lrs.items()}
     return Method("pretrained", adapting, lrs, steps=recipe.test_steps)
 
@@ -133,12 +136,17 @@ def _regress(recipe: RegressionFigure, folder: Path, progress: Progress, oracle:
     sets MAML apart is the adaptation alone.
     """
     check_folder(folder, recipe)
+    progress.say(_standing(recipe, folder))
     model = recipe.network(inputs=3 if oracle else 1)
     source = regression_source(recipe.shots, oracle)
     maml = ordinary_regression(model.to(recipe.device), recipe.engine)
     _, result = fit(recipe, maml, source, folder, **progress.options)
     _check_complete(result)
     return model
+
+
+def _standing(recipe: RegressionFigure, folder: Path) -> str:
+    return f"  {standing(folder, recipe.iterations, recipe.meta_batch)}"
 
 
 def _check_complete(result: TrainResult) -> None:

@@ -13,6 +13,7 @@ from fastmaml.evaluation import Evaluation
 from fastmaml.figures import Curve, Fit
 from fastmaml.recipes import paper
 from fastmaml.recipes.regression import SHOTS, Method, RegressionFigure
+from fastmaml.recipes.regression_overview import draw_overview
 from fastmaml.recipes.tables import plus_minus, table, write_csv
 from fastmaml.tasks import SineWaves
 
@@ -33,22 +34,29 @@ def result_table(recipe: RegressionFigure, trained: Sequence[Method], results: R
     for method in trained:
         reported = paper.SINUSOID_MSE.get(method.name, {})
         evaluation = results[method.name][paper.SINUSOID_SHOTS]
-        lr = f"{method.inner_lr[paper.SINUSOID_SHOTS]:g}" if method.steps else "–"
+        lr = f"{method.inner_lr[paper.SINUSOID_SHOTS]:g}" if method.steps else ""
+        paper_lr = f"{paper.SINUSOID_STEP_SIZE[method.name]:g}" if reported else ""
         steps: list[int] = [s for s in (1, 5, 10) if s in evaluation.steps]
         for step in steps or [0]:
             measured = plus_minus(evaluation.loss[step].item(), evaluation.loss_ci95[step].item())
             said = f"{reported[step]:.2f}" if step in reported else ""
-            rows.append([method.name, lr, str(step) if step else "–", said, measured])
+            rows.append([method.name, str(step) if step else "–", said, paper_lr, measured, lr])
     title = (
         f"mean squared error at K={paper.SINUSOID_SHOTS}: mean ± 95% confidence interval over "
         f"{recipe.test_tasks:,} test tasks,\neach judged on {recipe.test_queries} points uniform over x in [-5, 5]"
     )
-    return f"{title}\n" + table(("method", "step size", "steps", "paper", "measured"), rows)
+    return f"{title}\n" + table(("method", "steps", "paper", "at step size", "measured", "at step size"), rows)
 
 
-def write_report(trained: Sequence[Method], results: Results, folder: Path) -> list[Path]:
-    """Write figure2, figure3 and figure6 (.csv, .png) and gives their paths; CSVs first, each file whole or not at all.
+def write_report(
+    recipe: RegressionFigure, trained: Sequence[Method], results: Results, folder: Path, drawn: bool = True
+) -> list[Path]:
+    """Write overview.png, and figure2, figure3 and figure6 (.csv, .png), CSVs first, each file whole or not at all.
 
+    Args:
+        drawn: the figures too, for which matplotlib is needed.
+    Returns:
+        the paths of what was written.
     Raises:
         ModuleNotFoundError: matplotlib is absent; then the CSVs are there.
     """
@@ -56,11 +64,16 @@ def write_report(trained: Sequence[Method], results: Results, folder: Path) -> l
     write_csv(folder / "figure2.csv", _FIT_COLUMNS, [row for _, _, rows in fits for row in rows])
     write_csv(folder / "figure3.csv", _CURVE_COLUMNS, _curve_rows(trained, results, (10,)))
     write_csv(folder / "figure6.csv", _CURVE_COLUMNS, _curve_rows(trained, results, SHOTS))
+    tables = [folder / f"figure{number}.csv" for number in (2, 3, 6)]
+    if not drawn:
+        return tables
     panels = {shots: [_curve(method, results, shots) for method in trained] for shots in SHOTS}
     figures.fits([fit for _, fit, _ in fits], len(_FIT_X), folder / "figure2.png")
     figures.learning_curves({"K = 10": panels[10]}, folder / "figure3.png")
     figures.learning_curves({f"K = {shots}": curves for shots, curves in panels.items()}, folder / "figure6.png")
-    return [folder / f"figure{number}.{kind}" for number in (2, 3, 6) for kind in ("png", "csv")]
+    ours = [fit for shots, fit, _ in fits if shots == paper.SINUSOID_SHOTS]
+    draw_overview(recipe, ours, panels[paper.SINUSOID_SHOTS], folder)
+    return [folder / "overview.png", *(path.with_suffix(".png") for path in tables), *tables]
 
 
 def _curve(method: Method, results: Results, shots: int) -> Curve:
@@ -74,6 +87,7 @@ def _curve(method: Method, results: Results, shots: int) -> Curve:
         evaluation.loss_ci95.tolist() * repeat,
         _reported(method.name, shots),
         note=f"step size {method.inner_lr[shots]:g}" if method.steps else "",
+        paper_note=f"step size {paper.SINUSOID_STEP_SIZE[method.name]:g}" if _reported(method.name, shots) else "",
         flat=method.steps == 0,
     )
 

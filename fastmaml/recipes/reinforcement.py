@@ -115,7 +115,9 @@ class PolicyRecipe(ABC):
         return self.seed + 1_000_003
 
     def paper(self, method: str = "MAML") -> Mapping[int, float]:
-        """Mean returns that the paper reports, by number of inner steps."""
+        """Mean returns that the paper reports, by number of inner steps; of longer or shorter episodes none."""
+        if self.horizon != type(self).horizon:
+            return {}
         return paper.RETURNS[self.name].get(method, {})
 
 

@@ -16,11 +16,9 @@ from fastmaml.evaluation import Evaluation, evaluate
 from fastmaml.maml import MAML
 from fastmaml.recipes.base import Recipe
 from fastmaml.recipes.decay import linear_decay
+from fastmaml.recipes.standing import CHECKPOINTS
 from fastmaml.tasks import TaskSource
 from fastmaml.trainer import Trainer, TrainResult, Validation
-
-CHECKPOINTS = "checkpoints"
-"""Where in the folder of a run a Trainer keeps its checkpoints."""
 
 EVALUATION_BATCH = 100  # tasks adapted at a time
 

@@ -68,6 +68,12 @@ def draw_course(folder: Path) -> Path:
     return folder / "course.png"
 
 
+def check_film(recipe: PolicyRecipe) -> None:
+    """Raises what `film` would where the environment cannot be drawn: for before the work, not after."""
+    task = recipe.environment().sample_tasks(1, np.random.default_rng(recipe.test_seed))[0]
+    video.check_renderer(lambda: recipe.drawn(task))
+
+
 def film(recipe: PolicyRecipe, meta: MetaPolicy, judged: Judged, path: Path) -> None:
     """Draws an episode of the first test task after the last inner step, and writes it as a GIF.
 
@@ -83,16 +89,31 @@ def film(recipe: PolicyRecipe, meta: MetaPolicy, judged: Judged, path: Path) -> 
     video.write(images, path)
 
 
+def divergence(judged: Judged) -> str | None:
+    """What to say where a return is not finite; None where all are."""
+    finite = judged.returns.isfinite()
+    if bool(finite.all()):
+        return None
+    steps = int((~finite.flatten(1).all(1)).nonzero()[0])
+    return (
+        f"the policy diverges: after {steps} inner steps returns are not finite; train with a smaller --inner-lr or "
+        "--kl in another folder (--out)"
+    )
+
+
 def return_table(recipe: PolicyRecipe, judged: Judged) -> str:
-    """One row for each number of inner steps: the mean return, and the paper's if there is one."""
+    """One row for each number of inner steps: the mean return; the paper's numbers where the tasks are its own."""
     reported = recipe.paper()
     rows = [
-        [str(row["steps"]), plus_minus(row["return"], row["return_ci95"]), _cell(reported.get(row["steps"]))]
+        [
+            str(row["steps"]), plus_minus(row["return"], row["return_ci95"]),
+            *([_cell(reported.get(row["steps"]))] if reported else []),
+        ]
         for row in return_rows(judged.returns)
-    ]
+    ]  # fmt: skip
     tasks = judged.returns.shape[1]
     title = f"mean return over {tasks} test tasks of {recipe.test_episodes} trajectories ± 95% confidence interval\n"
-    return title + table(["steps", "return", "paper"], rows)
+    return title + table(["steps", "return", *(["paper"] if reported else [])], rows)
 
 
 def write_returns(recipe: PolicyRecipe, judged: Judged, path: Path) -> None:

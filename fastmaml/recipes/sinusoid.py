@@ -66,6 +66,12 @@ class SinusoidRecipe(Recipe):
     def test_source(self) -> Sinusoid:
         return Sinusoid(self.test_shots, self.test_queries)
 
+    def tasks_line(self) -> str:
+        return (
+            f"tasks: sine waves y = A sin(x - φ), A from 0.1 to 5, φ from 0 to π, x from -5 to 5; {self.shots} support "
+            f"points in training, {self.test_shots} at test"
+        )
+
     def paper(self) -> Mapping[int, str]:
         if self.test_shots != paper.SINUSOID_SHOTS:
             return {}

@@ -16,11 +16,13 @@ CSV_COLUMNS = ("steps", "loss", "loss_ci95", "accuracy", "accuracy_ci95", "paper
 
 
 def evaluation_table(recipe: Recipe, evaluation: Evaluation) -> str:
-    """One row per number of inner steps: loss, accuracy if there is one, and the paper's number if there is one."""
-    percent = evaluation.accuracy is not None
-    header = ["steps", recipe.loss.replace("_", "-"), *(["accuracy %"] if percent else []), "paper"]
-    rows = [_evaluation_row(row, recipe.paper()) for row in evaluation.rows()]
-    return f"{evaluation.tasks} test tasks, mean ± 95% confidence interval\n" + table(header, rows)
+    """One row per number of inner steps: loss, accuracy if there is one, the paper's if the tasks are its own."""
+    paper = recipe.paper()
+    header = ["steps", recipe.loss.replace("_", "-")]
+    header += ["accuracy %"] if evaluation.accuracy is not None else []
+    header += ["paper"] if paper else []
+    rows = [_evaluation_row(row, paper) for row in evaluation.rows()]
+    return f"{evaluation.tasks:,} test tasks, mean ± 95% confidence interval\n" + table(header, rows)
 
 
 def write_evaluation(recipe: Recipe, evaluation: Evaluation, path: Path) -> None:
@@ -55,4 +57,4 @@ def _evaluation_row(row: Mapping[str, Any], paper: Mapping[int, str]) -> list[st
     cells = [str(row["steps"]), plus_minus(row["loss"], row["loss_ci95"])]
     if row["accuracy"] is not None:
         cells.append(f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_ci95']:.1f}")
-    return [*cells, paper.get(row["steps"], "")]
+    return [*cells, *([paper.get(row["steps"], "")] if paper else [])]

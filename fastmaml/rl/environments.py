@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -16,6 +18,18 @@ class MissingDependency(ImportError):
     """A package that an extra brings is not installed."""
 
 
+class NoRenderer(ImportError):
+    """Nothing can be drawn on this machine, or the library that MUJOCO_GL names cannot be loaded."""
+
+    def __init__(self, error: Exception) -> None:
+        told = str(error).strip().splitlines() or [""]
+        super().__init__(
+            f"MuJoCo cannot draw here ({type(error).__name__}: {told[0]}); MUJOCO_GL is "
+            f"{os.environ.get('MUJOCO_GL', 'not set')}. It draws without a screen where that is egl (a GPU's driver, "
+            "or the package libegl1) or osmesa (the package libosmesa6); leave it unset to draw nothing"
+        )
+
+
 def gymnasium() -> Any:
     """The gymnasium module; ImportError naming the extra where it is absent."""
     try:
@@ -26,12 +40,19 @@ def gymnasium() -> Any:
 
 
 def mujoco() -> Any:
-    """The mujoco module with mujoco.rollout; ImportError naming the extra where it is absent."""
+    """The mujoco module with mujoco.rollout.
+
+    Raises:
+        MissingDependency: it is absent; the message names the extra.
+        NoRenderer: it cannot be imported, as the library that MUJOCO_GL names cannot be loaded.
+    """
+    if importlib.util.find_spec("mujoco") is None:
+        raise _missing("mujoco")
     try:
         import mujoco as module
         import mujoco.rollout
-    except ImportError as error:
-        raise _missing("mujoco") from error
+    except Exception as error:  # OpenGL's bindings raise whatever they meet
+        raise NoRenderer(error) from error
     return module
 
 

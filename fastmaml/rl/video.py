@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastmaml.rl.environments import MissingDependency
+from fastmaml.rl.environments import MissingDependency, NoRenderer
 from fastmaml.rl.policies import Policy
 
 _PAUSE, _LAST = 50, 1000  # milliseconds of a frame, and of the last: MuJoCo's robots take 20 steps a second
-
-
-class NoRenderer(ImportError):
-    """The environment cannot be drawn on this machine."""
 
 
 def check_path(path: Path) -> None:
@@ -28,6 +25,11 @@ def check_path(path: Path) -> None:
         raise ValueError(f"--video {path}: given a file that ends in {path.suffix!r}; only .gif is written")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--video {path}: the folder {path.parent} does not exist; make it first")
+
+
+def check_renderer(make: Callable[[], Any]) -> None:
+    """Draws one picture and throws it away; raises NoRenderer where that cannot be done. See `frames` for `make`."""
+    _start(make, np.random.default_rng(0))[0].close()
 
 
 def frames(
@@ -41,15 +43,8 @@ def frames(
     Raises:
         NoRenderer: where nothing can be drawn, naming what to install or set.
     """
-    try:
-        environment = make()
-        observation, _ = environment.reset(seed=int(generator.integers(2**31)))
-        images = [environment.render()]
-    except MissingDependency:
-        raise
-    except Exception as error:  # OpenGL's bindings raise whatever they meet
-        raise NoRenderer(_remedy(error)) from error
-    ended = False
+    environment, observation, image = _start(make, generator)
+    images, ended = [image], False
     while not ended:
         outputs = act(torch.tensor(observation, dtype=torch.float32)[None, None])
         action = policy.sample(outputs, generator)[0, 0].numpy()
@@ -74,9 +69,15 @@ def write(images: Sequence[np.ndarray], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _remedy(error: Exception) -> str:
-    return (
-        f"--video: the environment cannot be drawn here ({type(error).__name__}: {error}); MuJoCo draws without a "
-        f"screen where MUJOCO_GL is egl (a GPU's driver, or the package libegl1) or osmesa (the package libosmesa6); "
-        f"it is {os.environ.get('MUJOCO_GL', 'not set')}"
-    )
+def _start(make: Callable[[], Any], generator: np.random.Generator) -> tuple[Any, Any, np.ndarray]:
+    """The environment, its first observation, and that drawn."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="glfw")  # the error that follows says it
+            environment = make()
+            observation, _ = environment.reset(seed=int(generator.integers(2**31)))
+            return environment, observation, environment.render()
+    except (MissingDependency, NoRenderer):
+        raise
+    except Exception as error:  # OpenGL's bindings raise whatever they meet
+        raise NoRenderer(error) from error

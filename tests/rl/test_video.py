@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from fastmaml.cli import main
 from fastmaml.recipes import POLICY_RECIPES
 from fastmaml.rl import video
 from tests.rl.test_recipes import TINY
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_an_adapted_policy_is_drawn(tmp_path, capsys):
@@ -50,8 +54,39 @@ def test_where_nothing_can_be_drawn_it_says_what_to_set():
     def broken():
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
-    with pytest.raises(video.NoRenderer, match=r"cannot be drawn here .*eglQueryString.*MUJOCO_GL is egl"):
+    with pytest.raises(video.NoRenderer, match=r"cannot draw here .*eglQueryString.*MUJOCO_GL is"):
         video.frames(broken, None, None, np.random.default_rng(0))
+
+
+def test_what_cannot_be_drawn_is_known_before_the_work(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    assert main(["train", "nav2d", "--out", str(out), *TINY]) == 0
+    capsys.readouterr()
+
+    def broken(self, task):
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'\nand more")
+
+    monkeypatch.setattr(POLICY_RECIPES["nav2d"], "drawn", broken)
+    assert main(["evaluate", str(out), "--video", str(tmp_path / "film.gif")]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("fastmaml: error: MuJoCo cannot draw here (AttributeError")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("library", ["nonsense", "glfw"])
+@pytest.mark.skipif("DISPLAY" in os.environ, reason="glfw draws here")
+def test_faults_of_mujoco_gl_are_one_line(library, tmp_path):
+    pytest.importorskip("mujoco")
+    out = tmp_path / "run"
+    assert main(["train", "cheetah-dir", "--out", str(out), *TINY]) == 0
+    command = [sys.executable, "-m", "fastmaml", "evaluate", str(out), "--video", str(tmp_path / "film.gif")]
+    environment = os.environ | {"MUJOCO_GL": library}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fastmaml: error: MuJoCo cannot draw here")
+    assert f"MUJOCO_GL is {library}" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 _DRAW = "import sys, numpy\nfrom fastmaml.recipes import POLICY_RECIPES\n"
