@@ -55,8 +55,8 @@ class CMakeBuild(build_ext):
         import pybind11
 
         kinds = [kind for kind in KINDS if is_set(f"FASTMAML_{kind}")]
-        name = "-".join([sys.implementation.cache_tag, *(kind.lower().replace("_", "-") for kind in kinds or ["release"])])
-        tree = ROOT / "build" / name
+        name = "-".join([sys.implementation.cache_tag, *(kinds or ["release"])])
+        tree = ROOT / "build" / name.lower().replace("_", "-")
         run(
             *(program("cmake"), "--log-level=NOTICE", "-S", ROOT, "-B", tree, "-G", "Ninja"),
             "-DCMAKE_INSTALL_MESSAGE=NEVER",
