@@ -12,7 +12,7 @@ has     = $(if $(filter file,$(origin PYTHON)),$(VENV)/.has-$(1))
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: help demo test lint unit isas sanitize wheel bench ext format clean
+.PHONY: help demo test lint unit isas wide sanitize wheel bench ext format clean
 .NOTPARALLEL:
 
 help:
@@ -29,7 +29,7 @@ demo: $(call has,plots) ext
 	@$(PYTHON) -m fastmaml reproduce sinusoid --out $(RUN)
 	@echo "== look at $(RUN)/overview.png"
 
-test: lint sanitize isas unit
+test: lint sanitize isas wide unit
 
 # torch comes first and by exact version: asked for in any other way, pip may choose a build of several gigabytes.
 $(VENV)/.has-torch:
@@ -68,6 +68,13 @@ unit: $(call has,test) ext
 isas: $(call has,test) ext
 	for isa in $$($(PYTHON) -c "from fastmaml import _core; print(*_core.supported_isas())"); do \
 	  echo "FASTMAML_ISA=$$isa"; FASTMAML_ISA=$$isa $(PYTHON) -m pytest -q tests/csrc || exit 1; done
+
+# AVX-512's tiles and logic on any processor with AVX2: its vectors in two halves, and no other instruction set.
+WIDE := build/wide
+wide: $(call has,test) ext
+	if $(PYTHON) -c "from fastmaml import _core; exit('avx2' not in _core.supported_isas())"; then \
+	  FASTMAML_WIDE_ON_AVX2=1 $(PYTHON) setup.py -q build_ext --build-lib $(WIDE) && \
+	  FASTMAML_CORE=$(abspath $(WIDE))/fastmaml $(PYTHON) -m pytest -q -p no:cacheprovider tests/csrc; fi
 
 # The core under AddressSanitizer and UBSan. What Python itself never frees is not its leak.
 SANITIZED := build/sanitized

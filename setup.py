@@ -3,6 +3,8 @@
 Environment:
     FASTMAML_PURE_PYTHON=1  leaves the extension out; the functional engine then runs
     FASTMAML_SANITIZE=1     builds it with AddressSanitizer and UndefinedBehaviorSanitizer
+    FASTMAML_WIDE_ON_AVX2=1 builds the code for AVX-512 alone, its 64-byte vectors compiled for AVX2: a slow core, with
+                            which AVX-512's tiles and logic are tested on processors that have no such instructions
     CMAKE_ARGS              further arguments for CMake
 """
 
@@ -20,6 +22,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+KINDS = ("SANITIZE", "WIDE_ON_AVX2")  # of build, each with a tree of its own; plain: none of them
 
 
 def is_set(variable: str) -> bool:
@@ -51,15 +54,16 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        sanitize = is_set("FASTMAML_SANITIZE")
-        tree = ROOT / "build" / f"{sys.implementation.cache_tag}-{'sanitize' if sanitize else 'release'}"
+        kinds = [kind for kind in KINDS if is_set(f"FASTMAML_{kind}")]
+        name = "-".join([sys.implementation.cache_tag, *(kinds or ["release"])])
+        tree = ROOT / "build" / name.lower().replace("_", "-")
         run(
             *(program("cmake"), "--log-level=NOTICE", "-S", ROOT, "-B", tree, "-G", "Ninja"),
             "-DCMAKE_INSTALL_MESSAGE=NEVER",
             f"-DCMAKE_MAKE_PROGRAM={program('ninja')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DFASTMAML_SANITIZE={'ON' if sanitize else 'OFF'}",
+            *(f"-DFASTMAML_{kind}={'ON' if kind in kinds else 'OFF'}" for kind in KINDS),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         )
         run(program("cmake"), "--build", tree, "--target", "_core")

@@ -7,9 +7,11 @@
 
 #include "core.h"
 #include "dispatch.h"
+#include "interrupt.h"
 #include "linearised.h"
 #include "model.h"
 #include "model_watch.h"
+#include "pending_signals.h"
 #include "prepared_call.h"
 #include "profile.h"
 #include "report.h"
@@ -237,5 +239,6 @@ PYBIND11_MODULE(_core, module) {
              "How meta-gradients are made: 'auto', 'copies', 'lanes', 'products'.");
   module.def("set_profiling", &fastmaml::set_profiling, py::arg("on"), "Time every pass over every layer, from now.");
   module.def("profile", &profile, "(pass, layer or -1, calls, samples, seconds of all threads) of each.");
+  fastmaml::set_interruption(&fastmaml::run_signal_handlers);
   fastmaml::current_isa();  // an unknown FASTMAML_ISA is refused here, at import
 }

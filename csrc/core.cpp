@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "lane_job.h"
+#include "no_room.h"
 #include "one_step_job.h"
 
 namespace fastmaml {
@@ -59,10 +60,9 @@ std::shared_ptr<OneStepJob<T>> one_step_job(const Model& model, const Request<T>
   return job;
 }
 
-}  // namespace
-
 template <class T>
-Status meta_gradient(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs, Kept* kept) {
+Status meta_gradient_in_form(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs,
+                             Kept* kept) {
   const Form form = form_of(model, request, outputs.inner_lr_gradient != nullptr);
   if (form == Form::products) return run_to_mean(*one_step_job(model, request, kept), outputs);
   if (form == Form::lanes) return run_to_mean(LaneJob<T>(model, request), outputs);
@@ -77,26 +77,39 @@ Status meta_gradient(const Model& model, const Request<T>& request, const MetaGr
   return status;
 }
 
+}  // namespace
+
+template <class T>
+Status meta_gradient(const Model& model, const Request<T>& request, const MetaGradientOutputs<T>& outputs, Kept* kept) {
+  return with_room(request, [&] { return meta_gradient_in_form(model, request, outputs, kept); });
+}
+
 template <class T>
 Status adapt(const Model& model, const Request<T>& request, T* fast, T* support_losses) {
-  Job<T> job(model, request, Verb::adapt, false);
-  job.call().fast = fast;
-  job.call().support_losses = support_losses;
-  return job.run(kernels<T>().adapt);
+  return with_room(request, [&] {
+    Job<T> job(model, request, Verb::adapt, false);
+    job.call().fast = fast;
+    job.call().support_losses = support_losses;
+    return job.run(kernels<T>().adapt);
+  });
 }
 
 template <class T>
 Status predict(const Model& model, const Request<T>& request, T* outputs) {
-  Job<T> job(model, request, Verb::predict, false);
-  job.call().outputs = outputs;
-  return job.run(kernels<T>().predict);
+  return with_room(request, [&] {
+    Job<T> job(model, request, Verb::predict, false);
+    job.call().outputs = outputs;
+    return job.run(kernels<T>().predict);
+  });
 }
 
 template <class T>
 Status hvp(const Model& model, const Request<T>& request, T* products) {
-  Job<T> job(model, request, Verb::hvp, false);
-  job.call().products = products;
-  return job.run(kernels<T>().hvp);
+  return with_room(request, [&] {
+    Job<T> job(model, request, Verb::hvp, false);
+    job.call().products = products;
+    return job.run(kernels<T>().hvp);
+  });
 }
 
 #define FASTMAML_INSTANTIATE(T)                                                                            \

@@ -20,15 +20,29 @@ extern const Isa isa;
 
 namespace {
 
-std::vector<const Isa*> supported() {
-  std::vector<const Isa*> list = {&baseline::isa};
 #if defined(__x86_64__)
+bool has_avx2() {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2) list.push_back(&avx2::isa);
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    list.push_back(&avx512::isa);
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+[[maybe_unused]] bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+}
+#endif
+
+std::vector<const Isa*> supported() {
+  std::vector<const Isa*> list;
+#if defined(FASTMAML_WIDE_ON_AVX2)
+  if (!has_avx2()) throw std::runtime_error("this build of fastmaml is for tests on processors with AVX2 and FMA");
+  list.push_back(&avx512::isa);
+#else
+  list.push_back(&baseline::isa);
+#if defined(__x86_64__)
+  if (has_avx2()) list.push_back(&avx2::isa);
+  if (has_avx2() && has_avx512()) list.push_back(&avx512::isa);
+#endif
 #endif
   return list;
 }

@@ -9,8 +9,8 @@
 namespace fastmaml::FASTMAML_ISA {
 namespace {
 
-constexpr double kMost = 2;   // scales from 1 / kMost to kMost and shifts up to kMost leave y the digits of x-hat
-constexpr Index kSpan = 128;  // pixels summed in the working precision before they are added in double
+constexpr double kMost = 2;  // scales from 1 / kMost to kMost and shifts up to kMost leave y the digits of x-hat
+constexpr Index kSpan = 8;   // pixels summed in the working precision before they are added in double
 
 // Calls f(first sample, last, first pixel, last) for spans of about kSpan pixels.
 template <class F>

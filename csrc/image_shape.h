@@ -54,12 +54,12 @@ void place_conv(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape, bool 
   place.packed_rows = taps * layer.in;
   place.packed_width = out;
   place.weight = shape.packed;
-  shape.packed += aligned<T>(place.packed_rows * out);
+  shape.packed += aligned<T>(elements(place.packed_rows, out));
   place.shift = shape.packed;
   shape.packed += layer.bias >= 0 ? out : 0;
   place.has_transposed = !first;
   place.transposed = shape.transposed;
-  shape.transposed += first ? 0 : aligned<T>(taps * layer.out * in);
+  shape.transposed += first ? 0 : aligned<T>(elements(taps, layer.out, in));
 }
 
 template <class T>
@@ -70,15 +70,15 @@ void place_image_norm(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape)
   place.shift = shape.packed;
   shape.packed += layer.bias >= 0 ? width : 0;
   place.statistics = shape.state;
-  shape.state += aligned<T>(kNumStatistics * width);
+  shape.state += aligned<T>(elements(kNumStatistics, width));
   place.sums = shape.state;
-  shape.state += aligned<T>(kNumSums * width * static_cast<Index>(sizeof(double) / sizeof(T)));
+  shape.state += aligned<T>(elements(kNumSums, width, static_cast<Index>(sizeof(double) / sizeof(T))));
 }
 
 // The largest input of each window, and which it was, both [n, out_y, out_x, padded(channels)].
 template <class T>
 void place_choice(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape) {
-  const Index size = aligned<T>(shape.rows * layer.out_size[0] * layer.out_size[1] * padded<T>(layer.out));
+  const Index size = aligned<T>(elements(shape.rows, layer.out_size[0], layer.out_size[1], padded<T>(layer.out)));
   place.selected = shape.state;
   shape.state += layer.pool || layer.stem ? size : 0;
   place.choice = shape.state;
@@ -91,12 +91,12 @@ void place_stem(const Layer& conv, const Layer& norm, LayerPlace<T>& place, Shap
   constexpr Index doubles = static_cast<Index>(sizeof(double) / sizeof(T));
   const Index rows = conv.window.kernel[0] * conv.window.kernel[1] * conv.in, width = padded<T>(norm.out);
   place.lines = shape.state;
-  shape.state += aligned<T>(stem_lines(norm) * norm.in_size[1] * width);
+  shape.state += aligned<T>(elements(stem_lines(norm), norm.in_size[1], width));
   place.spread = shape.state;
-  shape.state += aligned<T>(rows * width * doubles);
+  shape.state += aligned<T>(elements(rows, width, doubles));
   place_image_norm(norm, place, shape);
   place_choice(norm, place, shape);
-  shape.patches = aligned<T>(rows * (rows + 1) * doubles);
+  shape.patches = aligned<T>(elements(rows, (rows + 1), doubles));
 }
 
 template <class T>
@@ -111,9 +111,9 @@ void place_image(const Layer* before, const Layer& layer, LayerPlace<T>& place, 
               delta = lay_out<T>(place.delta_image, pixel);
   if (!before) shape.data = input;
   place.input = shape.state;
-  shape.state += before ? aligned<T>(shape.rows * input) : 0;
+  shape.state += before ? aligned<T>(elements(shape.rows, input)) : 0;
   place.delta = shape.state;
-  shape.state += before ? aligned<T>(shape.rows * delta) : 0;
+  shape.state += before ? aligned<T>(elements(shape.rows, delta)) : 0;
   if (layer.kind == Kind::conv) place_conv(layer, place, shape, !before);
   if (layer.kind == Kind::batch_norm) place_image_norm(layer, place, shape);
   if (layer.pool || layer.kind == Kind::max_pool) place_choice(layer, place, shape);

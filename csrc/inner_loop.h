@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gram.h"
+#include "interrupt.h"
 #include "pack.h"
 #include "passes.h"
 #include "sample_order.h"
@@ -162,6 +163,7 @@ template <class T>
 void inner_steps(const Task<T>& task, T* losses) {
   const Call<T>& call = task.call;
   for (Index k = 0; k < call.shape.steps; ++k) {
+    check_interruption();
     const Sweep<T> s = task.sweep(0, k, task.slot(k));
     forward(s);
     const T loss = loss_and_adjoint(s, task.targets(0));
@@ -241,6 +243,7 @@ void reverse_sweep(const Task<T>& task, T* lambda) {
   T* direction = task.space + call.space.direction;
   T* direction_transposed = task.space + call.space.direction_transposed;
   for (Index k = call.shape.steps - 1; k >= 0; --k) {
+    check_interruption();
     const Sweep<T> s = task.sweep(0, k, task.slot(k), true);
     if (call.space.slots == 1 && k < call.shape.steps - 1) {  // the state was overwritten by a later step
       forward(s);

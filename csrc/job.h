@@ -14,6 +14,7 @@
 #include "pieces.h"
 #include "scratch.h"
 #include "shape.h"
+#include "size.h"
 
 namespace fastmaml {
 
@@ -68,12 +69,12 @@ bool all_equal(const T* values, Index count) {
 template <class T>
 void place_samples(Places<T>& places, const Network& network, const Shape<T>& shape, int set, Index rows,
                    Workspace<T>& space) {
-  space.data[set] = places.take(shape.gram ? 0 : rows * shape.data);
+  space.data[set] = places.take(shape.gram ? 0 : elements(rows, shape.data));
   space.patches[set] = places.take(shape.patches);
   space.weights[set] = places.take(rows);
-  space.values[set] = places.take(rows * target_width(network.loss, network.outputs));
-  space.labels[set] = places.take(rows * static_cast<Index>(sizeof(std::int64_t) / sizeof(T)));
-  space.order[set] = places.take(shape.ordered ? rows * static_cast<Index>(sizeof(Index) / sizeof(T)) : 0);
+  space.values[set] = places.take(elements(rows, target_width(network.loss, network.outputs)));
+  space.labels[set] = places.take(elements(rows, sizeof(std::int64_t) / sizeof(T)));
+  space.order[set] = places.take(shape.ordered ? elements(rows, sizeof(Index) / sizeof(T)) : 0);
 }
 
 template <class T>
@@ -83,11 +84,11 @@ Workspace<T> make_workspace(const Network& network, const Request<T>& request, c
   const bool meta = verb == Verb::meta_gradient;
   const bool tangents = verb == Verb::hvp || (meta && request.second_order);
   const Index rows[2] = {verb == Verb::linearise ? request.support.n : shape.support, shape.query};
-  space.thetas = places.take(shape.steps * shape.packed);
+  space.thetas = places.take(elements(shape.steps, shape.packed));
   space.transposes = shape.images ? 1 : shape.steps;
-  space.transposed = places.take(space.transposes * shape.transposed);
+  space.transposed = places.take(elements(space.transposes, shape.transposed));
   space.slots = state_slots(request, shape, verb);
-  space.states = places.take(space.slots * shape.state);
+  space.states = places.take(elements(space.slots, shape.state));
   space.query_state = meta ? places.take(shape.state) : -1;
   space.tangent_state = tangents ? places.take(shape.state) : -1;
   space.direction = tangents ? places.take(shape.packed) : -1;
@@ -96,9 +97,9 @@ Workspace<T> make_workspace(const Network& network, const Request<T>& request, c
   if (shape.gram) {
     const Index outputs = shape.places[0].packed_width;
     space.gram_stride = padded<T>(shape.support);
-    space.gram_products = places.take((shape.support + shape.query) * space.gram_stride);
-    space.gram_initial = places.take((shape.support + shape.query) * outputs);
-    space.gram_tangent = places.take(shape.support * outputs);
+    space.gram_products = places.take(elements(shape.support + shape.query, space.gram_stride));
+    space.gram_initial = places.take(elements(shape.support + shape.query, outputs));
+    space.gram_tangent = places.take(elements(shape.support, outputs));
   }
   space.size = places.size;
   return space;
@@ -238,25 +239,27 @@ class Job {
     Places<T> places;
     const Shape<T>& shape = call_.shape;
     const Index copies = request_.shared ? 1 : request_.tasks;
-    const Index theta = places.take(copies * shape.packed), transposed = places.take(copies * shape.transposed);
+    const Index theta = places.take(elements(copies, shape.packed));
+    const Index transposed = places.take(elements(copies, shape.transposed));
     const Index lr = places.take(shape.packed);
     const bool kept = verb == Verb::linearise;
     const bool adjoints = verb == Verb::meta_gradient || verb == Verb::hvp || kept;
-    const Index lambda = places.take(adjoints ? request_.tasks * shape.packed : 0);
+    const Index lambda = places.take(adjoints ? elements(request_.tasks, shape.packed) : 0);
     const Index total = places.take(shape.packed);
-    const Index lr_lambda = places.take(inner_lr_gradient ? request_.tasks * shape.packed : 0);
+    const Index lr_lambda = places.take(inner_lr_gradient ? elements(request_.tasks, shape.packed) : 0);
     const Index lr_total = places.take(inner_lr_gradient ? shape.packed : 0);
-    const Index width = places_[0].input_width, rows = request_.tasks * (shape.support + shape.query);
+    const Index width = places_[0].input_width, rows = elements(request_.tasks, shape.support + shape.query);
     const Index outputs = places_[0].packed_width, out = layers_[0].out;
-    const Index gram_weights = places.take(shape.gram ? out * width : 0);
-    const Index gram_total = places.take(shape.gram ? out * width : 0);
-    const Index gram_data = places.take(shape.gram ? rows * width : 0);
-    const Index gram_adjoints = places.take(shape.gram ? rows * outputs : 0);
-    const Index workspaces =
-        places.take((kept ? request_.tasks : std::min<Index>(request_.threads, request_.tasks)) * call_.space.size);
-    scratch_ = std::make_unique<Scratch>(static_cast<std::size_t>(places.size) * sizeof(T));
+    const Index gram_weights = places.take(shape.gram ? elements(out, width) : 0);
+    const Index gram_total = places.take(shape.gram ? elements(out, width) : 0);
+    const Index gram_data = places.take(shape.gram ? elements(rows, width) : 0);
+    const Index gram_adjoints = places.take(shape.gram ? elements(rows, outputs) : 0);
+    const Index workspaces = places.take(
+        elements(kept ? request_.tasks : std::min<Index>(request_.threads, request_.tasks), call_.space.size));
+    const std::size_t bytes = bytes_of<T>(places.size);
+    scratch_ = std::make_unique<Scratch>(bytes);
     T* base = static_cast<T*>(scratch_->data());
-    if (poison) std::memset(base, 0xff, static_cast<std::size_t>(places.size) * sizeof(T));
+    if (poison) std::memset(base, 0xff, bytes);
     call_.theta = base + theta;
     call_.theta_transposed = base + transposed;
     call_.inner_lr = base + lr;

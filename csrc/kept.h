@@ -3,6 +3,7 @@
 
 #include "active.h"
 #include "inner_loop.h"
+#include "interrupt.h"
 #include "jacobian.h"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -48,6 +49,7 @@ Status linearise(const Call<T>& call, T* kept, Index index) {
   call.present[index] = task.present[0];
   T* product = call.adjoints + index * call.shape.packed;
   for (Index piece = 0; piece * call.shape.support < task.present[0]; ++piece) {
+    check_interruption();
     const Sweep<T> s = piece_of(task, task.present[0], piece);
     forward(s);
     loss_and_adjoint(s, targets_of(task, piece));
@@ -110,7 +112,8 @@ void keep_active(const Call<T>& call, const Sweep<T>& s, const ActivePiece<T>& p
   keep_jacobian(small, d, call.form, jacobians);
 }
 
-// Once, before the first product: Jacobians and cross sums of one task.
+// Once, before the first product: Jacobians and cross sums of one task. Not to be cut short: it writes over what it
+// is made of.
 template <class T>
 void keep_form(const Call<T>& call, T* kept, T* tangents, Index index) {
   const Timed timed("keep", kNoLayer, call.present[index]);
@@ -197,6 +200,7 @@ void kept_product(const Call<T>& call, T* kept, T* tangents, Index index) {
     transpose_parameters(call.network, call.shape, direction, tangents + call.tangents.direction_transposed);
   T* product = call.adjoints + index * call.shape.packed;
   for (Index piece = 0; piece * call.shape.support < call.present[index]; ++piece) {
+    check_interruption();
     prefetch_piece(task, piece + 1);
     piece_product(task, tangents, piece, product);
   }

@@ -90,12 +90,12 @@ class LaneJob {
   }
 
   void place_state() {
-    const Index rows = std::max(call_.sets[0].n, call_.sets[1].n), outputs = rows * call_.network.outputs;
+    const Index rows = std::max(call_.sets[0].n, call_.sets[1].n), outputs = elements(rows, call_.network.outputs);
     Index& state = call_.state;
     for (Index l = 1; l < call_.network.depth; ++l) {
       LanePlace& place = places_[static_cast<std::size_t>(l)];
-      place.input = take(state, rows * call_.network.layers[l].in);
-      place.delta = take(state, rows * call_.network.layers[l].in);
+      place.input = take(state, elements(rows, call_.network.layers[l].in));
+      place.delta = take(state, elements(rows, call_.network.layers[l].in));
     }
     call_.output = take(state, outputs);
     call_.output_delta = take(state, outputs);
@@ -105,23 +105,23 @@ class LaneJob {
   void place_workspace() {
     LaneSpace& space = call_.space;
     const Index size = call_.network.num_parameters;
-    const std::size_t bytes = static_cast<std::size_t>(call_.state * lanes_ * threads_) * sizeof(T);
+    const std::size_t bytes = bytes_of<T>(elements(call_.state, lanes_, threads_));
     const Index most = std::max<Index>(1, static_cast<Index>(kLaneStatesBytes / bytes));
     space.slots = call_.second_order ? std::min(call_.steps, most) : 1;
-    space.thetas = take(space.size, (call_.steps + 1) * size);
+    space.thetas = take(space.size, elements(call_.steps + 1, size));
     space.direction = take(space.size, call_.inner_lr ? size : 0);
-    space.states = take(space.size, space.slots * call_.state);
+    space.states = take(space.size, elements(space.slots, call_.state));
     space.other_state = take(space.size, call_.state);
     for (int set = 0; set < 2; ++set) {
-      space.data[set] = take(space.size, call_.sets[set].n * call_.network.inputs);
-      space.targets[set] = take(space.size, call_.sets[set].n * call_.network.outputs);
+      space.data[set] = take(space.size, elements(call_.sets[set].n, call_.network.inputs));
+      space.targets[set] = take(space.size, elements(call_.sets[set].n, call_.network.outputs));
       space.weights[set] = take(space.size, call_.sets[set].n);
     }
   }
 
   void allocate() {
-    const Index sums = aligned<T>(groups_ * call_.network.num_parameters);
-    const std::size_t bytes = static_cast<std::size_t>(sums + threads_ * call_.space.size * lanes_) * sizeof(T);
+    const Index sums = aligned<T>(elements(groups_, call_.network.num_parameters));
+    const std::size_t bytes = bytes_of<T>(sums + elements(threads_, call_.space.size, lanes_));
     scratch_ = std::make_unique<Scratch>(bytes);
     if (poison) std::memset(scratch_->data(), 0xff, bytes);
     call_.sums = static_cast<T*>(scratch_->data());

@@ -1,6 +1,7 @@
 // A group of tasks from first to last, side by side: K inner steps, the query pass, and the reverse sweep.
 #pragma once
 
+#include "interrupt.h"
 #include "lane_passes.h"
 
 namespace fastmaml::FASTMAML_ISA {
@@ -89,6 +90,7 @@ template <class T>
 void inner_steps(const LaneGroup<T>& group) {
   const LaneCall<T>& call = group.call;
   for (Index k = 0; k < call.steps; ++k) {
+    check_interruption();
     const LaneSweep<T> s = group.sweep(0, k, group.slot(k));
     lane_forward(s);
     lane_loss(s, group.targets(0));
@@ -148,6 +150,7 @@ void reverse_sweep(const LaneGroup<T>& group, T* lambda) {
   const LaneCall<T>& call = group.call;
   T* direction = call.inner_lr ? group.at(call.space.direction) : lambda;
   for (Index k = call.steps - 1; k >= 0; --k) {
+    check_interruption();
     const LaneSweep<T> s = group.sweep(0, k, group.slot(k));
     if (k < call.steps - call.space.slots) {  // the state was overwritten by a later step
       lane_forward(s);

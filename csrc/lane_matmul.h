@@ -21,7 +21,7 @@ inline void put_lanes(T* base, Index number, Wide<T> value) {
 // Keeps a number that several products use from being loaded once for each: loads are what these kernels are short of.
 template <class V>
 inline void keep_loaded(V& value) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && (FASTMAML_VECTOR_BYTES < 64 || defined(__AVX512F__))  // where one register holds it
   asm("" : "+v"(value));
 #else
   (void)value;

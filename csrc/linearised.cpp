@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "job.h"
+#include "no_room.h"
 
 namespace fastmaml {
 
@@ -44,8 +45,9 @@ KeptForm<T> choose_form(const Call<T>& call, Index pieces) {
   if (form.outputs > kMostOutputs) return form;
   if (!form.stationary && !has_cross_sums(call, form)) return form;
   const LayerPlace<T>* places = call.shape.places;
-  for (Index l = 1; l < form.linears - 1; ++l) form.piece += form.outputs * call.shape.support * places[l].input_width;
-  form.sums = pieces * form.piece;
+  for (Index l = 1; l < form.linears - 1; ++l)
+    form.piece += elements(form.outputs, call.shape.support, places[l].input_width);
+  form.sums = elements(pieces, form.piece);
   if (!form.stationary) {
     form.inputs = places[0].packed_rows;
     form.rows = places[1].packed_rows;
@@ -54,8 +56,8 @@ KeptForm<T> choose_form(const Call<T>& call, Index pieces) {
   form.pieces = pieces;
   for (Index l = 0; l < form.linears; ++l)
     form.list = std::max({form.list, call.network.layers[l].in + 1, form.outputs});
-  form.size = form.sums + aligned<T>(form.inputs * form.rows * form.outputs * form.columns);
-  form.jacobian = static_cast<std::size_t>(call.tasks * form.size) * sizeof(T) <= kMostBytes;
+  form.size = form.sums + aligned<T>(elements(form.inputs, form.rows, form.outputs, form.columns));
+  form.jacobian = bytes_of<T>(elements(call.tasks, form.size)) <= kMostBytes;
   return form;
 }
 
@@ -132,8 +134,8 @@ struct Linearised<T>::Impl {
     call.tangents.direction_transposed = places.take(call.shape.transposed);
     call.form = choose_form(call, call.space.slots);
     KeptForm<T>& form = call.form;
-    form.left = places.take(form.inputs * form.rows * call.shape.support + kPanel<T>);
-    form.right = places.take(form.outputs * form.columns * call.shape.support);
+    form.left = places.take(elements(form.inputs, form.rows, call.shape.support) + kPanel<T>);
+    form.right = places.take(elements(form.outputs, form.columns, call.shape.support));
     form.theta = places.take(form.jacobian ? call.shape.packed : 0);
     form.direction = places.take(form.jacobian ? call.shape.packed : 0);
     form.product = places.take(form.jacobian ? call.shape.packed : 0);
@@ -144,35 +146,40 @@ struct Linearised<T>::Impl {
   void order_all(const Request<T>& request) {
     Call<T>& call = job.call();
     const Index n = request.support.n, inputs = call.network.inputs;
-    order.resize(static_cast<std::size_t>(call.tasks * n));
+    order.resize(static_cast<std::size_t>(elements(call.tasks, n)));
     parallel_for(request.threads, call.tasks, [&](int, long task) {
       order_samples(request.support.x + task * n * inputs, n, inputs, &order[static_cast<std::size_t>(task * n)]);
     });
     call.order = order.data();
   }
 
-  // Takes the memory of what the form keeps; false where that has been done.
-  bool first_product() {
+  // Of what the form keeps, once.
+  void take_memory() {
     KeptForm<T>& form = job.call().form;
-    if (!form.jacobian || form.kept) return false;
-    const std::size_t bytes = static_cast<std::size_t>(job.call().tasks * form.size) * sizeof(T);
+    if (!form.jacobian || form.kept) return;
+    const std::size_t bytes = bytes_of<T>(elements(job.call().tasks, form.size));
     kept = std::make_unique<Scratch>(bytes);
-    form.kept = static_cast<T*>(kept->data());
+    active = {};
     active.make(job.call(), form);
+    has_form.resize(static_cast<std::size_t>(job.call().tasks));
+    form.kept = static_cast<T*>(kept->data());
     if (poison) std::memset(form.kept, 0xff, bytes);
-    return true;
   }
+
+  // Of some tasks only, where the first product was cut short.
+  bool lacks_form(Index task) { return job.call().form.jacobian && !has_form[static_cast<std::size_t>(task)]; }
 
   Job<T> job;
   std::vector<Index> present;  // samples of each task
   std::vector<Index> order;    // of the samples [tasks, n], where neighbours have much in common
   std::unique_ptr<Scratch> kept;
   ActivePieces<T> active;
+  std::vector<char> has_form;  // of the tasks
 };
 
 template <class T>
 Linearised<T>::Linearised(const Model& model, const Request<T>& request, T* gradients)
-    : impl_(std::make_unique<Impl>(model, request, gradients)) {
+    : impl_(with_room(request, [&] { return std::make_unique<Impl>(model, request, gradients); })) {
   Impl& impl = *impl_;
   std::vector<Status> statuses(static_cast<std::size_t>(request.tasks));
   const Kernels<T>& table = kernels<T>();
@@ -194,17 +201,21 @@ void Linearised<T>::product(const T* vectors, bool shared, int threads, T* produ
   call.shared_vector = shared;
   call.products = products;
   threads = static_cast<int>(std::min<Index>(threads, call.tasks));
-  const Scratch scratch(static_cast<std::size_t>(threads * call.tangents.size) * sizeof(T));
+  const std::size_t bytes = bytes_of<T>(elements(threads, call.tangents.size));
+  const Scratch scratch(bytes);
   T* tangents = static_cast<T*>(scratch.data());
-  if (poison) std::memset(tangents, 0xff, static_cast<std::size_t>(threads * call.tangents.size) * sizeof(T));
+  if (poison) std::memset(tangents, 0xff, bytes);
   std::vector<char> prepared(static_cast<std::size_t>(threads), 0);
   const Kernels<T>& table = kernels<T>();
-  const bool first = impl_->first_product();
+  impl_->take_memory();
   parallel_for(threads, call.tasks, [&](int thread, long task) {
     T* own = tangents + thread * call.tangents.size;
     if (!prepared[static_cast<std::size_t>(thread)]) table.prepare_tangents(call, own);
     prepared[static_cast<std::size_t>(thread)] = 1;
-    if (first) table.keep_form(call, impl_->job.workspace(task), own, task);
+    if (impl_->lacks_form(task)) {
+      table.keep_form(call, impl_->job.workspace(task), own, task);
+      impl_->has_form[static_cast<std::size_t>(task)] = 1;
+    }
     table.kept_product(call, impl_->job.workspace(task), own, task);
   });
 }

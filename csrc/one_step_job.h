@@ -124,12 +124,12 @@ class OneStepJob {
     place_samples(places, step_.call.network, shape, 0, shape.support, space);
     place_samples(places, step_.call.network, shape, 1, shape.query, space);
     step_.stride = padded<T>(asked_.support.n);
-    step_.input_products = places.take(step_.call.network.depth * shape.query * step_.stride);
-    step_.adjoint_products = places.take(step_.call.network.depth * shape.query * step_.stride);
-    step_.fast = places.take(step_.most * shape.packed);
-    step_.direction = places.take(step_.most * shape.packed);
-    step_.fast_transposed = places.take(step_.most * shape.transposed);
-    step_.direction_transposed = places.take(step_.most * shape.transposed);
+    step_.input_products = places.take(elements(step_.call.network.depth, shape.query, step_.stride));
+    step_.adjoint_products = places.take(elements(step_.call.network.depth, shape.query, step_.stride));
+    step_.fast = places.take(elements(step_.most, shape.packed));
+    step_.direction = places.take(elements(step_.most, shape.packed));
+    step_.fast_transposed = places.take(elements(step_.most, shape.transposed));
+    step_.direction_transposed = places.take(elements(step_.most, shape.transposed));
     space.size = places.size;
   }
 
@@ -138,9 +138,9 @@ class OneStepJob {
     Call<T>& call = step_.call;
     const Index theta = places.take(call.shape.packed), transposed = places.take(call.shape.transposed);
     const Index lr = places.take(call.shape.packed);
-    const Index lambda = places.take(call.parts * call.shape.packed), total = places.take(call.shape.packed);
-    const Index workspaces = places.take(static_cast<Index>(prepared_.size()) * call.space.size);
-    bytes_ = static_cast<std::size_t>(places.size) * sizeof(T);
+    const Index lambda = places.take(elements(call.parts, call.shape.packed)), total = places.take(call.shape.packed);
+    const Index workspaces = places.take(elements(prepared_.size(), call.space.size));
+    bytes_ = bytes_of<T>(places.size);
     scratch_ = std::make_unique<Scratch>(bytes_);
     T* base = static_cast<T*>(scratch_->data());
     if (poison) std::memset(base, 0xff, bytes_);

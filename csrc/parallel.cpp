@@ -11,6 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include "interrupt.h"
+#include "shared_work.h"
+
 namespace fastmaml {
 namespace {
 
@@ -59,6 +62,8 @@ class Pool {
       const int number = static_cast<int>(threads_.size()) + 1;
       threads_.emplace_back([this, number, seen = round_.load()] { serve(number, seen); });
     }
+    SharedWork shared;
+    shared_ = &shared;
     job_ = &job;
     count_ = count;
     helpers_ = threads - 1;
@@ -70,18 +75,26 @@ class Pool {
       wake_.notify_all();
     }
     if (meanwhile) (*meanwhile)();
-    work(0);
-    joined_.fetch_or(kClosed);
     const auto finished = [this] { return joined_.load(std::memory_order_acquire) == kClosed; };
-    while (!watch(finished)) {
+    shared.take_part(true, [&] {
+      work(0);
+      joined_.fetch_or(kClosed);
+      while (!watch(finished)) check_interruption();
+    });
+    joined_.fetch_or(kClosed);  // where that was cut short
+    while (shared.failed() && !watch(finished)) {
     }
+    shared.rethrow();
   }
 
  private:
   static constexpr int kClosed = 1 << 30;
 
   void work(int number) {
-    for (long i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*job_)(number, i);
+    for (long i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) {
+      check_interruption();
+      (*job_)(number, i);
+    }
   }
 
   bool join() {
@@ -104,7 +117,7 @@ class Pool {
       seen = round_.load();
       if (stop_) return;
       if (!join()) continue;
-      if (number <= helpers_) work(number);
+      if (number <= helpers_) shared_->take_part(false, [&] { work(number); });
       joined_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
@@ -114,6 +127,7 @@ class Pool {
   std::condition_variable wake_;
   std::atomic<long> round_{0}, next_{0};
   std::atomic<int> joined_{kClosed}, asleep_{0};
+  SharedWork* shared_ = nullptr;
   const std::function<void(int, long)>* job_ = nullptr;
   long count_ = 0;
   int helpers_ = 0;
@@ -131,7 +145,14 @@ void forget_in_child() {
 
 void serial(long count, const std::function<void(int, long)>& job, const std::function<void()>* meanwhile) {
   if (meanwhile) (*meanwhile)();
-  for (long i = 0; i < count; ++i) job(0, i);
+  SharedWork shared;
+  shared.take_part(true, [&] {
+    for (long i = 0; i < count; ++i) {
+      check_interruption();
+      job(0, i);
+    }
+  });
+  shared.rethrow();
 }
 
 }  // namespace
@@ -139,7 +160,7 @@ void serial(long count, const std::function<void(int, long)>& job, const std::fu
 void parallel_for(int threads, long count, const std::function<void(int, long)>& job,
                   const std::function<void()>* meanwhile) {
   threads = static_cast<int>(std::min<long>(threads, count));
-  if (threads <= 1) return serial(count, job, meanwhile);
+  if (threads <= 1 || SharedWork::under_way()) return serial(count, job, meanwhile);
   std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
   if (!lock.owns_lock()) return serial(count, job, meanwhile);
   static const int registered = pthread_atfork(nullptr, nullptr, forget_in_child);

@@ -7,8 +7,9 @@
 
 #include <cstdlib>
 #include <mutex>
-#include <new>
 #include <vector>
+
+#include "size.h"
 
 namespace fastmaml {
 
@@ -56,7 +57,7 @@ class Scratch {
     const std::size_t page = bytes < 2 * kHugePage ? 4096 : kHugePage;
     const std::size_t size = bytes ? (bytes + page - 1) / page * page : page;
     void* data = std::aligned_alloc(page, size);
-    if (!data) throw std::bad_alloc();
+    if (!data) throw NoRoom(static_cast<double>(bytes));
 #if defined(MADV_HUGEPAGE)
     if (page == kHugePage) madvise(data, size, MADV_HUGEPAGE);  // a wish: 512 times fewer page faults
 #endif

@@ -43,10 +43,10 @@ void place_linear(Layer& layer, LayerPlace<T>& place, Shape<T>& shape, bool firs
     place.packed_width = padded<T>(layer.in + 1);
   }
   place.weight = shape.packed;
-  shape.packed += aligned<T>(place.packed_rows * place.packed_width);
+  shape.packed += aligned<T>(elements(place.packed_rows, place.packed_width));
   if (place.has_transposed) {
     place.transposed = shape.transposed;
-    shape.transposed += aligned<T>(layer.out * padded<T>(layer.in));
+    shape.transposed += aligned<T>(elements(layer.out, padded<T>(layer.in)));
   }
 }
 
@@ -58,9 +58,9 @@ void place_batch_norm(const Layer& layer, LayerPlace<T>& place, Shape<T>& shape)
   place.shift = shape.packed;
   shape.packed += layer.bias >= 0 ? aligned<T>(width) : 0;
   place.normalised = shape.state;
-  shape.state += aligned<T>(shape.rows * width);
+  shape.state += aligned<T>(elements(shape.rows, width));
   place.statistics = shape.state;
-  shape.state += aligned<T>(kNumStatistics * width);
+  shape.state += aligned<T>(elements(kNumStatistics, width));
 }
 
 // Whether ordered samples leave enough closed: hidden layers of ReLUs that open on one side of some value of the input.
@@ -98,12 +98,12 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
     if (layers[l].channels > 0) flatten_image(layers[l], place);
     if (l == 0) shape.data = place.input_width;
     place.input = shape.state;
-    shape.state += l > 0 ? aligned<T>(shape.rows * place.input_width) : 0;  // the data lie elsewhere
+    shape.state += l > 0 ? aligned<T>(elements(shape.rows, place.input_width)) : 0;  // the data lie elsewhere
     place.delta = shape.state;
-    shape.state += l > 0 ? aligned<T>(shape.rows * place.input_width) : 0;
+    shape.state += l > 0 ? aligned<T>(elements(shape.rows, place.input_width)) : 0;
     if (ordered && l > 0) {
       place.open = shape.state;
-      shape.state += aligned<T>(shape.rows * static_cast<Index>(sizeof(Bits) / sizeof(T)));
+      shape.state += aligned<T>(elements(shape.rows, static_cast<Index>(sizeof(Bits) / sizeof(T))));
     }
     if (l > 0) places[l - 1].output_width = place.input_width;
     if (layers[l].kind == Kind::linear) place_linear(layers[l], place, shape, l == 0, allow_gram);
@@ -116,11 +116,11 @@ Shape<T> make_shape(const Network& network, std::vector<Layer>& layers, std::vec
   shape.output_width = padded<T>(network.outputs);
   places.back().output_width = shape.output_width;
   shape.output = shape.state;
-  shape.state += aligned<T>(shape.rows * shape.output_width);
+  shape.state += aligned<T>(elements(shape.rows, shape.output_width));
   shape.output_delta = shape.state;
-  shape.state += aligned<T>(shape.rows * shape.output_width);
+  shape.state += aligned<T>(elements(shape.rows, shape.output_width));
   shape.probabilities = shape.state;
-  shape.state += network.loss != Loss::mse ? aligned<T>(shape.rows * shape.output_width) : 0;
+  shape.state += network.loss != Loss::mse ? aligned<T>(elements(shape.rows, shape.output_width)) : 0;
   shape.weight_gradient = shape.state;
   shape.state += aligned<T>(conv_gradient_size(places, layers));
   shape.places = places.data();

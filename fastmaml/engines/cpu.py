@@ -61,7 +61,7 @@ class CpuEngine(Engine):
         parameters = _plain(parameters, parameters.dtype)
         tasks = support.x.shape[0]
         fast = parameters.new_empty(tasks, plan.num_parameters)
-        losses = parameters.new_empty(tasks, steps)
+        losses = _support_losses(parameters, tasks, steps)
         rates, kept = _plain(inner_lr.values, parameters.dtype), _Samples(plan, support, parameters.dtype)
         call = _verb(plan, "adapt", parameters.dtype, support.x)
         problem = call(
@@ -225,6 +225,17 @@ class _Samples:
         weights = None if weights is None else _plain(weights, dtype)
         self.tensors = (x, y, weights)
         self.addresses = _addresses(Samples(x, y, weights))
+
+
+def _support_losses(like: Tensor, tasks: int, steps: int) -> Tensor:
+    try:
+        return like.new_empty(tasks, steps)
+    except (RuntimeError, TypeError):  # at which another engine would try
+        size = tasks * steps * like.element_size() / 2**30
+        raise MemoryError(
+            f"steps: the support losses of {tasks} tasks at each of {steps} inner steps need {size:.3g} GiB of memory, "
+            "which cannot be had; take fewer steps, or fewer tasks at a time"
+        ) from None
 
 
 def _addresses(samples: Samples) -> tuple[int, int, int, int]:

@@ -14,16 +14,21 @@ import torch
 
 
 def load_core(folder: str) -> ModuleType:
-    """The extension from another build folder (FASTMAML_CORE), in place of the installed one."""
-    import fastmaml
+    """The extension from another build folder (FASTMAML_CORE), in place of the installed one.
 
-    path = next(Path(folder).glob("_core*.so"))
+    It must come first: of two extensions of one name a process gets the first, whichever file it asks for.
+    """
+    path = next(Path(folder).glob("_core*.so")).resolve()
+    assert "fastmaml._core" not in sys.modules, "the installed core has been loaded before the one of FASTMAML_CORE"
     spec = importlib.util.spec_from_file_location("fastmaml._core", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.modules["fastmaml._core"] = fastmaml._core = module  # type: ignore[attr-defined]
+    sys.modules["fastmaml._core"] = module
+    import fastmaml
+
+    fastmaml._core = module  # type: ignore[attr-defined]
     return module
 
 

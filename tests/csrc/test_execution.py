@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_a_task_without_weight_is_named() -> None:
 
 def test_isa_names() -> None:
     assert core.isa() in core.supported_isas()
-    with pytest.raises(ValueError, match="'sse9' is not available; this processor has: baseline"):
+    with pytest.raises(ValueError, match=f"'sse9' is not available; this processor has: {core.supported_isas()[0]}"):
         core.set_isa("sse9")
 
 
@@ -134,3 +135,13 @@ def test_the_binding_refuses_null_and_empty() -> None:
         model.predict_float32(1, 0, 1, 0, 1, 1)
     with pytest.raises(ValueError, match="tasks must be at least 1"):
         model.predict_float32(1, 1, 0, 1, 1, 1)
+
+
+def test_the_core_under_test_is_the_one_asked_for() -> None:
+    import fastmaml
+    from fastmaml.engines import cpu
+
+    assert fastmaml._core is cpu._core is core
+    folder = os.environ.get("FASTMAML_CORE")
+    assert core.__file__ is not None
+    assert folder is None or Path(core.__file__).parent == Path(folder).resolve()
