@@ -1,7 +1,6 @@
 """Where TaskBatches come from."""
 
 from fastmaml.tasks.base import BlockSource, TaskSource, TaskStream
-from fastmaml.tasks.description import describe_split
 from fastmaml.tasks.episodes import QUARTER_TURNS, Episodes
 from fastmaml.tasks.errors import DatasetError
 from fastmaml.tasks.images import ImageClasses, load_image_parts
@@ -21,7 +20,6 @@ __all__ = [
     "Split",
     "TaskSource",
     "TaskStream",
-    "describe_split",
     "load_image_parts",
     "load_omniglot",
     "random_split",

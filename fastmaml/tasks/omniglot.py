@@ -56,13 +56,6 @@ class Omniglot:
             return self._vinyals_split()
         raise ValueError(f'split kind={kind!r}: give "random" or "vinyals"')
 
-    def counts(self, split: Split) -> dict[str, Tensor]:
-        """How many drawings each character of "train", "val" and "test" has, int64 [characters]: what
-        `describe_split` takes."""
-        drawings = self.images.shape[1]
-        parts = {"train": split.train, "val": split.validation, "test": split.test}
-        return {name: torch.full((len(part),), drawings) for name, part in parts.items()}
-
     def _vinyals_split(self) -> Split:
         number = {name: index for index, name in enumerate(self.names)}
         paths = [self.root / f"vinyals_{part}.json" for part in ("train", "val", "test")]
