@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "collected.h"
 #include "core.h"
 #include "dispatch.h"
 #include "interrupt.h"
@@ -46,6 +47,11 @@ fastmaml::Samples<T> samples(const SamplesTuple& from, fastmaml::Loss loss) {
 }
 
 template <class T>
+void check_targets(const fastmaml::Samples<T>& samples) {
+  require(samples.values || samples.labels, "y must not be null");
+}
+
+template <class T>
 void check(const fastmaml::Request<T>& request) {
   require(request.tasks >= 1, "tasks must be at least 1");
   require(request.steps >= 0, "steps must be at least 0");
@@ -72,6 +78,8 @@ fastmaml::Request<T> meta_request(const fastmaml::Model& model, const T* paramet
   check(request);
   require(request.inner_lr, "inner_lr must not be null");
   require(request.query.n >= 1 && request.query.x, "query.x needs at least one sample a task");
+  check_targets(request.support);
+  check_targets(request.query);
   return request;
 }
 
@@ -98,6 +106,7 @@ py::object adapt(const fastmaml::Model& model, Address parameters, bool shared, 
   request.shared = shared;
   request.inner_lr = at<const T>(inner_lr);
   check(request);
+  check_targets(request.support);
   return without_gil([&] { return fastmaml::adapt(model, request, at<T>(fast), at<T>(losses)); });
 }
 
@@ -126,6 +135,7 @@ py::object hvp(const fastmaml::Model& model, Address fast, const SamplesTuple& s
   request.shared = false;
   request.vectors = at<const T>(vectors);
   check(request);
+  check_targets(request.support);
   return without_gil([&] { return fastmaml::hvp(model, request, at<T>(products)); });
 }
 
@@ -176,6 +186,7 @@ py::object linearise(const fastmaml::Model& model, Address parameters, bool shar
   request.parameters = at<const T>(parameters);
   request.shared = shared;
   check(request);
+  check_targets(request.support);
   std::unique_ptr<fastmaml::Linearised<T>> kept;
   {
     py::gil_scoped_release release;
@@ -195,7 +206,7 @@ template <class T>
 void bind_prepared_call(py::module_& module, const std::string& suffix) {
   using Call = fastmaml::PreparedCall<T>;
   using fastmaml::Model;
-  py::class_<Call> call(module, ("PreparedCall_" + suffix).c_str());
+  py::class_<Call> call(module, ("PreparedCall_" + suffix).c_str(), fastmaml::collected<Call>());
   call.def(py::init<const Model&, py::handle, py::object, const py::tuple&, Address, bool, const py::tuple&,
                     const py::tuple&>(),
            py::keep_alive<1, 2>());
@@ -226,8 +237,8 @@ PYBIND11_MODULE(_core, module) {
   model.def("layers", &layers, "The layers as they run, from first to last.");
   bind_verbs<float>(module, model, "float32");
   bind_verbs<double>(module, model, "float64");
-  py::class_<fastmaml::ModelWatch>(module, "ModelWatch")
-      .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&>())
+  py::class_<fastmaml::ModelWatch>(module, "ModelWatch", fastmaml::collected<fastmaml::ModelWatch>())
+      .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&, py::handle>())
       .def("changed", &fastmaml::ModelWatch::changed);
   bind_prepared_call<float>(module, "float32");
   bind_prepared_call<double>(module, "float64");

@@ -110,6 +110,16 @@ void chain(const Layer& before, Layer& layer) {
     require(!layer.image || before.out_size[axis] == layer.in_size[axis], "image sizes do not chain");
 }
 
+// Whether [offset, offset + count) is one parameter. A negative offset is that of none.
+bool is_whole(const std::vector<Index>& counts, Index offset, Index count) {
+  Index begin = 0;
+  for (const Index each : counts) {
+    if (begin == offset && each == count) return true;
+    begin += each;
+  }
+  return offset < 0;
+}
+
 }  // namespace
 
 void require(bool condition, const char* what) {
@@ -141,8 +151,9 @@ Model make_model(const std::vector<LayerTuple>& tuples, const std::string& loss,
     layer.relu = layer.kind == Kind::relu;
     layer.input_relu = !model.layers.empty() && model.layers.back().relu;
     const bool appends = layer.kind == Kind::append;
-    const Index end = std::max(layer.weight + weights_of(layer), layer.bias + layer.out - (appends ? layer.in : 0));
-    require((layer.weight < 0 && layer.bias < 0) || end <= num_parameters, "a parameter lies beyond the vector");
+    const bool whole = is_whole(counts, layer.weight, weights_of(layer)) &&
+                       is_whole(counts, layer.bias, layer.out - (appends ? layer.in : 0));
+    require(whole, "the size of a parameter is not that of its layer's weight or bias");
     const bool needs = layer.kind == Kind::linear || layer.kind == Kind::conv;
     require(!needs || layer.weight >= 0, "a linear layer or a convolution needs a weight");
     require(!appends || (layer.bias >= 0 && layer.out > layer.in), "an appending layer needs parameters");

@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "collected.h"
 #include "core.h"
 #include "meanwhile.h"
 #include "model.h"
@@ -68,7 +70,8 @@ class PreparedCall {
   // The gradient goes into the parameters' .grad, added to what is there or over it; new ones are made where none are.
   // Instead: what `report` tells; or None, with nothing changed, where a tensor is not of the form prepared for, a hook
   // waits for a gradient, only some parameters have gradients, or the loss is not finite.
-  object accumulate(const tuple& samples, Index steps, bool second_order, int threads, bool add, bool outputs) {
+  // Several threads may accumulate at once, in this call or others of the same parameters: no gradient is lost.
+  object accumulate(const tuple& samples, Index steps, bool second_order, int threads, bool add, bool outputs) try {
     Request<T> request = asked(steps, second_order, threads);
     Places places;
     std::vector<const T*> parameters;
@@ -89,18 +92,19 @@ class PreparedCall {
     object problem = compute(request, parameters, gradient + model_.num_parameters, making, answer, [&](bool sound) {
       if (!std::isfinite(*answer.mean)) return;
       finite = sound;
-      scatter(gradient, Pieces<T>{places.gradients, model_.counts}, add && !places.fresh);
+      if (places.fresh) fill(places, gradient);
     });
     if (!problem.is_none()) return problem;
-    if (!std::isfinite(*answer.mean)) return pybind11::none();
-    set_fresh(places);
+    if (!std::isfinite(*answer.mean) || !put(places, gradient, add)) return pybind11::none();
     return pybind11::make_tuple(mean, finite, finite ? pybind11::none() : losses(answer), predictions);
+  } catch (const MadeOtherwise&) {
+    return pybind11::none();
   }
 
   // The mean query loss, the gradient [P], of which those parameters that get none have no meaning, and the losses [T]
   // and outputs where wanted; else None.
   // Instead: what `report` tells; or None, where a tensor is not of the form prepared for, or the loss is not finite.
-  object meta_gradient(const tuple& samples, Index steps, bool second_order, int threads, bool details) {
+  object meta_gradient(const tuple& samples, Index steps, bool second_order, int threads, bool details) try {
     Request<T> request = asked(steps, second_order, threads);
     std::vector<const T*> parameters;
     if (!locate(samples, request) || !locate(parameters)) return pybind11::none();
@@ -120,11 +124,14 @@ class PreparedCall {
     if (!problem.is_none()) return problem;
     if (!std::isfinite(*answer.mean)) return pybind11::none();
     return pybind11::make_tuple(mean, gradient, details ? losses(answer) : pybind11::none(), predictions);
+  } catch (const MadeOtherwise&) {
+    return pybind11::none();
   }
 
   // A gradient [P] times scale [], as a new tensor for each parameter that gets one; None where the two are no such
   // tensors.
-  object pieces(handle gradient, handle scale) const {
+  object pieces(handle gradient, handle scale) const try {
+    if (results_.empty()) return pybind11::none();  // it has been cleared
     const T* const flat = results_[kGradient].address(gradient);
     const T* const times = results_[kMean].address(scale);
     if (!flat || !times) return pybind11::none();
@@ -141,10 +148,29 @@ class PreparedCall {
     tuple all(made.size());
     for (std::size_t i = 0; i < made.size(); ++i) PyTuple_SET_ITEM(all.ptr(), i, made[i].release().ptr());
     return std::move(all);
+  } catch (const MadeOtherwise&) {
+    return pybind11::none();
   }
 
   // Seconds that the core took in the last call; a benchmark takes them from the whole.
   double seconds() const { return seconds_; }
+
+  void visit(Visitor& visitor) const {
+    for (const Slot& slot : slots_) {
+      visitor(slot.parameter);
+      slot.kind.visit(visitor);
+    }
+    for (const Form& form : samples_)
+      if (form) form->visit(visitor);
+    for (const Kind& kind : results_) kind.visit(visitor);
+  }
+
+  // It takes no samples any more.
+  void clear() {
+    const auto slots = std::exchange(slots_, {});
+    const auto samples = std::exchange(samples_, {});
+    const auto results = std::exchange(results_, {});
+  }
 
  private:
   using Kind = TensorKind<T>;
@@ -158,7 +184,8 @@ class PreparedCall {
   struct Places {
     std::vector<T*> gradients;
     std::vector<object> tensors;
-    bool fresh = false;  // they are made for this call, while the core begins
+    bool fresh = false;          // they are made for this call, while the core begins
+    std::uint64_t puts = puts_;  // before they were looked at
   };
   struct Answer {
     Answer(const Request<T>& request, T* to_gradient)
@@ -234,6 +261,34 @@ class PreparedCall {
     }
   }
 
+  void fill(const Places& fresh, const T* gradient) const {
+    scatter(gradient, Pieces<T>{fresh.gradients, model_.counts}, false);
+  }
+
+  // Puts a gradient [P] where places say, or where it belongs now that another thread has put one. Holds the GIL from
+  // the last look to the end, so that calls in several threads put theirs one after the other.
+  // False, with nothing changed, where that is no longer in its power.
+  bool put(Places& places, const T* gradient, bool add) const {
+    while (places.puts != puts_) {  // to look, and to make tensors, lets other threads run
+      Places now;
+      if (!locate(now)) return false;
+      if (now.fresh && places.fresh) {  // those that were made are still wanted
+        places.puts = now.puts;
+        continue;
+      }
+      places = std::move(now);
+      if (places.fresh) {
+        make(places);
+        fill(places, gradient);
+      }
+    }
+    ++puts_;
+    if (!places.fresh) scatter(gradient, Pieces<T>{places.gradients, model_.counts}, add);
+    for (std::size_t i = 0; places.fresh && i < slots_.size(); ++i)
+      if (slots_[i].learned) set_gradient(slots_[i].parameter, places.tensors[i]);
+    return true;
+  }
+
   // flat: where parameters [P] are gathered. making: gives answer.mean its place. finish: called at the end, where
   // there is no problem, with whether all is finite.
   template <class Finish>
@@ -263,16 +318,14 @@ class PreparedCall {
     return problem;
   }
 
-  void set_fresh(const Places& places) const {
-    for (std::size_t i = 0; places.fresh && i < slots_.size(); ++i)
-      if (slots_[i].learned) set_gradient(slots_[i].parameter, places.tensors[i]);
-  }
-
   object losses(const Answer& answer) const {
     object tensor = results_[kLosses].made();
     std::copy(answer.losses.begin(), answer.losses.end(), results_[kLosses].place(tensor));
     return tensor;
   }
+
+  // How often any call has put gradients: parameters may be those of several. Guarded by the GIL.
+  static inline std::uint64_t puts_ = 0;
 
   const Model& model_;
   std::vector<Slot> slots_;

@@ -6,7 +6,10 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
+
+#include "collected.h"
 
 namespace fastmaml {
 
@@ -21,8 +24,20 @@ struct DlTensor {
 };
 
 // DLPack's table of functions. View lends a tensor's description until Python runs again; 0, or -1 with an error set.
+// Of a tensor without memory of its own, PyTorch's throws an exception of C++ instead (of to_mkldnn() in torch 2.13).
 struct DlExchange {
   using View = int (*)(void* tensor, DlTensor* to);
+
+  // Whether the description was lent; no error stays set.
+  static bool look(View view, PyObject* tensor, DlTensor* to) {
+    try {
+      if (view(tensor, to) == 0) return true;
+    } catch (...) {
+    }
+    PyErr_Clear();
+    return false;
+  }
+
   std::uint32_t major_version, minor_version;
   const DlExchange* previous;
   void *allocate, *from_tensor, *to_tensor;
@@ -40,18 +55,21 @@ struct DlExchange {
   }
 };
 
-// Contiguous tensors on the CPU, of one type and shape.
+// Contiguous tensors on the CPU, of one type and shape, whose memory holds their numbers as they are: those of a tensor
+// with PyTorch's negative bit (of z.conj().imag) have the other sign there, which no function of DLPack tells.
 class TensorForm {
  public:
-  // That of a tensor which has it, to be told by `view`, or null for attributes.
-  TensorForm(pybind11::handle example, DlExchange::View view) : view_(view) {
+  // That of a tensor which has it, to be told by `view`, or null for attributes. No tensor is of the form of one that
+  // `view` cannot tell of.
+  TensorForm(pybind11::handle example, DlExchange::View view)
+      : view_(view), is_negative_(pybind11::type::of(example).attr("is_neg")) {
     if (!view_) {
       for (const char* name : {"dtype", "layout", "device", "shape"})
         attributes_.emplace_back(name, example.attr(name));
       return;
     }
     DlTensor tensor;
-    if (view_(example.ptr(), &tensor)) throw pybind11::error_already_set();
+    if (!DlExchange::look(view_, example.ptr(), &tensor)) return;
     type_code_ = tensor.type_code;
     type_bits_ = tensor.type_bits;
     shape_.assign(tensor.shape, tensor.shape + tensor.dimensions);
@@ -60,9 +78,24 @@ class TensorForm {
   // Where a tensor's numbers are; null for what is not of this form, or has none. The error of Python's that came with
   // it is no news: who gets null asks PyTorch in another way.
   void* address(PyObject* tensor) const {
-    void* data = view_ ? viewed(tensor) : read(tensor);
+    void* const data = address_of_new(tensor);
+    return data && !is_negative(tensor) ? data : nullptr;
+  }
+
+  // The same of a tensor that PyTorch has just made, which is never negative.
+  void* address_of_new(PyObject* tensor) const {
+    void* data = nullptr;
+    try {
+      data = view_ ? viewed(tensor) : read(tensor);
+    } catch (const pybind11::error_already_set&) {
+    }
     if (!data) PyErr_Clear();
     return data;
+  }
+
+  void visit(Visitor& visitor) const {
+    visitor(is_negative_);
+    for (const Attribute& attribute : attributes_) visitor(attribute.value);
   }
 
  private:
@@ -72,10 +105,19 @@ class TensorForm {
     pybind11::object name, value;
   };
 
+  // Also where it cannot be told.
+  bool is_negative(PyObject* tensor) const {
+    PyObject* const arguments[] = {tensor};
+    PyObject* const answer = PyObject_Vectorcall(is_negative_.ptr(), arguments, 1, nullptr);
+    if (answer) Py_DECREF(answer);
+    else PyErr_Clear();
+    return answer != Py_False;
+  }
+
   void* viewed(PyObject* object) const {
     constexpr std::int32_t cpu = 1;
     DlTensor tensor;
-    if (view_(object, &tensor) || tensor.device_type != cpu || !tensor.data) return nullptr;
+    if (!DlExchange::look(view_, object, &tensor) || tensor.device_type != cpu || !tensor.data) return nullptr;
     if (tensor.type_code != type_code_ || tensor.type_bits != type_bits_ || tensor.type_lanes != 1) return nullptr;
     if (tensor.dimensions != static_cast<std::int32_t>(shape_.size())) return nullptr;
     std::int64_t stride = 1;
@@ -95,7 +137,8 @@ class TensorForm {
   }
 
   DlExchange::View view_;
-  std::uint8_t type_code_ = 0, type_bits_ = 0;
+  pybind11::object is_negative_;                // PyTorch's method
+  std::uint8_t type_code_ = 0, type_bits_ = 0;  // 0 bits: of no tensor
   std::vector<std::int64_t> shape_;
   std::vector<Attribute> attributes_;
 };

@@ -3,12 +3,17 @@
 
 #include <pybind11/pybind11.h>
 
+#include <exception>
 #include <utility>
 
-#include "model.h"
+#include "collected.h"
 #include "tensor_form.h"
 
 namespace fastmaml {
+
+// PyTorch has made a tensor of another kind than asked for, as it does where the user has changed what it makes
+// (FakeTensorMode).
+struct MadeOtherwise : std::exception {};
 
 template <class T>
 class TensorKind {
@@ -30,11 +35,17 @@ class TensorKind {
   // Where the numbers of a tensor are; null for one that is not of this kind.
   T* address(pybind11::handle tensor) const { return static_cast<T*>(form_.address(tensor.ptr())); }
 
-  // Where those of a new one are to go.
+  // Where those of a new one are to go. Throws MadeOtherwise.
   T* place(pybind11::handle made) const {
-    T* const at = address(made);
-    require(at, "PyTorch has made a tensor of another form than asked for");
+    T* const at = static_cast<T*>(form_.address_of_new(made.ptr()));
+    if (!at) throw MadeOtherwise();
     return at;
+  }
+
+  void visit(Visitor& visitor) const {
+    visitor(example_);
+    visitor(empty_like_);
+    form_.visit(visitor);
   }
 
  private:

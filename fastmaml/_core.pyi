@@ -16,10 +16,11 @@ class Model:
 class ModelWatch:
     def __init__(
         self,
+        settings: list[tuple[Any, dict[str, Any]]],
         members: list[dict[str, Any]],
-        attributes: list[tuple[Any, str, Any]],
         buffers: list[dict[str, Any]],
-        hooks: list[dict[int, Any]],
+        parameters: list[Any],
+        exchange: Any,
     ) -> None: ...
     def changed(self) -> bool: ...
 

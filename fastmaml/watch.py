@@ -2,61 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as for_all_modules
+from torch.nn.parameter import is_lazy
+
+from fastmaml.settings import is_same, settings_of
 
 try:
     from fastmaml import _core
 except ImportError:  # it was left out when fastmaml was built
     _core = None  # type: ignore[assignment]
 
+_EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # from torch 2.10
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 class ModelWatch:
-    """Notices, at a microsecond or two a look, that a model's mode, parameters, children or hooks have changed.
+    """Notices, at a microsecond or two a look, that a model has changed in what it computes or of which form it is.
 
-    Of the tensors' dtype and device, those of the first parameter stand for all.
+    It sees a module's class, mode and settings (`fastmaml.settings`), an own `forward` among them; its children,
+    parameters and hooks, and the hooks of all modules; which buffers are None; and each parameter's requires_grad,
+    dtype, device and shape. It does not see new numbers in a tensor, nor what lies within an attribute that is neither
+    plain nor a list: assign such an object anew.
 
     changed: () -> whether anything has; by the compiled core where there is one.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        parameters = list(model.parameters())
-        self._members = [of for m in modules for of in (m._parameters, m._modules)]
-        self._ids = [_ids(of) for of in self._members]
-        self._held = [[*of.values()] for of in self._members]  # so that no new object gets an old one's id
-        self._attributes: list[tuple[Any, str, Any]] = [
-            *((module, "training", module.training) for module in modules),
-            *((parameter, "requires_grad", parameter.requires_grad) for parameter in parameters),
-            *((first, name, getattr(first, name)) for first in parameters[:1] for name in ("dtype", "device")),
-        ]
-        self._buffers = [m._buffers for m in modules if m._buffers]
-        self._absent = [_absent(of) for of in self._buffers]
-        self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
-        self._hooked = any(self._hooks)
-        self.changed: Callable[[], bool] = self._changed
-        if _core is not None and _are_dicts(self._members, self._buffers, self._hooks):
-            self.changed = _core.ModelWatch(self._members, self._attributes, self._buffers, self._hooks).changed
+        modules, parameters = list(model.modules()), list(model.parameters())
+        settings = [(module, settings_of(module)) for module in modules]
+        members = [of for m in modules for of in (m._parameters, m._modules, *(vars(m).get(h, {}) for h in _HOOKS))]
+        members += [getattr(for_all_modules, f"_global{hooks}") for hooks in _HOOKS]
+        buffers = [m._buffers for m in modules if m._buffers]
+        self.changed: Callable[[], bool]
+        if _core is not None and all(isinstance(of, dict) for of in (*members, *buffers, *map(vars, modules))):
+            self.changed = _core.ModelWatch(settings, members, buffers, parameters, _EXCHANGE).changed
+        else:
+            self.changed = _Seen(settings, members, buffers, parameters).changed
 
-    def _changed(self) -> bool:
+
+class _Seen:
+    """The looks of the core's ModelWatch, in Python.
+
+    Args:
+        settings: of each module, itself and what `settings_of` gives.
+        members: dicts whose values are to stay.
+        buffers: dicts, of which those that are None are to stay so, and no others.
+        parameters: whose forms are to stay.
+    """
+
+    def __init__(
+        self,
+        settings: list[tuple[nn.Module, dict[str, Any]]],
+        members: list[dict[str, Any]],
+        buffers: list[dict[str, Any]],
+        parameters: list[nn.Parameter],
+    ) -> None:
+        self._settings = [(module, type(module), len(vars(module)), of) for module, of in settings]
+        self._members = [(of, list(of.values())) for of in members]
+        self._buffers = [(of, _absent(of)) for of in buffers]
+        self._forms = [(parameter, _form(parameter)) for parameter in parameters]
+
+    def changed(self) -> bool:
         return (
-            any(_ids(of) != seen for of, seen in zip(self._members, self._ids, strict=True))
-            or any(getattr(of, name) != seen for of, name, seen in self._attributes)
-            or any(_absent(of) != seen for of, seen in zip(self._buffers, self._absent, strict=True))
-            or any(self._hooks) != self._hooked
+            any(_are_other(of, seen) for of, seen in self._members)
+            or any(_form(parameter) != seen for parameter, seen in self._forms)
+            or any(_absent(of) != seen for of, seen in self._buffers)
+            or any(_is_set_anew(*each) for each in self._settings)
         )
 
 
-def _ids(members: dict[str, Any]) -> list[int]:
-    return list(map(id, members.values()))
+def _are_other(members: dict[str, Any], seen: list[Any]) -> bool:
+    return len(members) != len(seen) or any(now is not then for now, then in zip(members.values(), seen, strict=True))
+
+
+def _form(parameter: Tensor) -> tuple[Any, ...]:
+    shape = None if is_lazy(parameter) else parameter.shape
+    return parameter.requires_grad, parameter.dtype, parameter.device, shape
 
 
 def _absent(buffers: dict[str, Any]) -> list[bool]:
     return [buffer is None for buffer in buffers.values()]
 
 
-def _are_dicts(*groups: Iterable[Any]) -> bool:
-    return all(isinstance(each, dict) for each in chain(*groups))
+def _is_set_anew(module: nn.Module, kind: type, count: int, seen: dict[str, Any]) -> bool:
+    """Whether a module has another class, more or fewer attributes, or other settings."""
+    now = vars(module)
+    if type(module) is not kind or len(now) != count:
+        return True
+    return not all(name in now and is_same(now[name], value) for name, value in seen.items())

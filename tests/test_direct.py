@@ -1,10 +1,14 @@
 """MAML.backward: what meta_loss(...).backward() does, without autograd."""
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from fastmaml import MAML, FirstOrder, Samples, TaskBatch, direct
 from tests.problems import ON_CPU, gradients, network, served_by, task_batch
@@ -126,10 +130,99 @@ def test_what_addresses_cannot_say_is_left_to_autograd(change, used):
 
 def test_a_parameter_of_another_size_is_refused(used):
     maml = MAML(network(), engine="cpu")
-    maml.model[0].weight.data = torch.zeros(6, 2, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"parameter '0.weight' now has shape \[6, 2\], not \[6, 3\]"):
-        maml.backward(task_batch())
-    assert used == [False]
+    maml.backward(task_batch())
+    for _ in range(2):
+        maml.model[0].weight.data = torch.zeros(6, 2, dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"parameter '0.weight' now has shape \[6, 2\], not \[6, 3\]"):
+            maml.backward(task_batch())
+    assert True not in used[1:]
+
+
+def imaginary(tensor):
+    """The same numbers, as a view of their negatives."""
+    return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+
+
+def negative(tensor):
+    return torch._neg_view(-tensor)
+
+
+@pytest.mark.usefixtures("told_by")
+@pytest.mark.parametrize("view", [imaginary, negative])
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("kept", [False, True])
+def test_samples_of_the_negative_bit_are_their_numbers(view, place, kept):
+    maml, batch = MAML(network(), lr=0.1, engine="cpu"), task_batch(1, 1, 1, ragged=True)
+    if kept:
+        maml.backward(batch)
+    tensors = [*vars(batch.support).values(), *vars(batch.query).values()]
+    _, wanted = by_autograd(maml, batch)
+    tensors[place] = view(tensors[place])
+    assert tensors[place].is_neg()
+    given = TaskBatch(Samples(*tensors[:3]), Samples(*tensors[3:]))
+    maml.zero_grad()
+    maml.backward(given)
+    torch.testing.assert_close(gradients(maml), wanted)
+    maml.zero_grad()
+    maml.meta_loss(given).backward()
+    torch.testing.assert_close(gradients(maml), wanted)
+    adapted = [maml.adapt_tasks(each)(batch.query.x) for each in (given.support, batch.support)]
+    torch.testing.assert_close(*adapted)
+
+
+@pytest.mark.usefixtures("told_by")
+def test_parameters_and_gradients_of_the_negative_bit_are_their_numbers():
+    maml, batch = MAML(network(), lr=0.1, engine="cpu"), task_batch()
+    maml.backward(batch)
+    once, weight = gradients(maml), maml.model[0].weight
+    weight.grad = negative(weight.grad)
+    maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), 2 * once)
+    maml.zero_grad()
+    weight.data = torch._neg_view(weight.data)  # at the same address
+    assert weight.is_neg()
+    _, wanted = by_autograd(MAML(network_of(weight, maml.model), lr=0.1, engine="cpu"), batch)
+    maml.backward(batch)
+    torch.testing.assert_close(gradients(maml), wanted)
+
+
+def network_of(weight, other):
+    """A network with these numbers in its first weight, and otherwise those of another."""
+    made = network()
+    made.load_state_dict({**other.state_dict(), "0.weight": weight.detach().resolve_neg()})
+    return made
+
+
+def functional(tensor):
+    return torch._to_functional_tensor(tensor)
+
+
+def fake(tensor):
+    return FakeTensorMode().from_tensor(tensor)
+
+
+def of_mkldnn(tensor):
+    return tensor.float().to_mkldnn()
+
+
+@pytest.mark.usefixtures("told_by")
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+@pytest.mark.parametrize("kind", [functional, fake, of_mkldnn])
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("kept", [False, True])
+def test_samples_without_memory_are_refused(kind, place, kept):
+    maml = MAML(network(dtype=torch.float32), engine="cpu")
+    batch = task_batch(ragged=True, dtype=torch.float32)
+    if kept:
+        maml.backward(batch)
+        maml.zero_grad()
+    tensors = [*vars(batch.support).values(), *vars(batch.query).values()]
+    tensors[place] = kind(tensors[place])
+    given = TaskBatch(Samples(*tensors[:3]), Samples(*tensors[3:]))
+    for call in (maml.backward, maml.meta_loss):
+        with pytest.raises((TypeError, ValueError, RuntimeError)):
+            call(given)
+    assert all(p.grad is None for p in maml.parameters())
 
 
 def test_bad_data_leave_gradients_alone():
@@ -339,6 +432,61 @@ def test_what_is_kept_between_calls_leaves_no_trace() -> None:
                 gradient_of(maml, line_batch(1, tasks=3))
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("prefilled", [False, True])
+@pytest.mark.parametrize("counts", [(40, 40, 40, 40), (40, 17, 40, 17)], ids=["one form", "two forms"])
+def test_no_gradient_of_several_threads_is_lost(counts: tuple[int, ...], prefilled: bool) -> None:
+    """Those of two forms have prepared calls of their own, into the same gradients."""
+    maml, batches = one_step_maml(), [line_batch(seed, tasks) for seed, tasks in enumerate(counts)]
+    wanted = [torch.stack(each).sum(0) for each in zip(*(gradient_of(maml, b) for b in batches), strict=True)]
+    start = Barrier(len(batches))
+
+    def work(batch: TaskBatch) -> None:
+        start.wait()
+        maml.backward(batch)
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for _ in range(50):
+            for p in maml.parameters():
+                p.grad = torch.zeros_like(p) if prefilled else None
+            list(pool.map(work, batches))
+            torch.testing.assert_close([p.grad for p in maml.parameters()], wanted)
+
+
+def test_a_handler_that_raises_leaves_calls_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error comes out of the making of a gradient, in the midst of a call."""
+    maml, batch = one_step_maml(), line_batch(0)
+    wanted, empty_like = gradient_of(maml, batch), torch.empty_like
+
+    def interrupted(like: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "empty_like", interrupted)
+    other = one_step_maml()
+    with pytest.raises(KeyboardInterrupt):
+        other.backward(batch)
+    assert all(p.grad is None for p in other.parameters())
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(map(torch.equal, pool.submit(gradient_of, maml, batch).result(60), wanted))
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+@pytest.mark.parametrize("way", ["hook", "attribute"])
+def test_a_maml_that_its_network_leads_to_is_collected(engine: str, way: str) -> None:
+    network = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 1))
+    maml = MAML(network, engine=engine)
+    maml.backward(line_batch(0))
+    assert (maml._current().prepared is not None) == (engine == "cpu")
+    if way == "hook":
+        network[0].weight.register_hook(lambda grad, maml=maml: None)
+    else:
+        network.owner = [maml]
+    seen = weakref.ref(maml)
+    del maml, network
+    gc.collect()
+    assert seen() is None
 
 
 def test_calls_from_several_threads_at_once() -> None:

@@ -203,8 +203,6 @@ class _PreparedStep(PreparedStep):
         return Differentiated(loss, gradient, query_losses, query_outputs, self._pieces)
 
     def _pieces(self, gradient: Tensor, scale: Tensor) -> Sequence[Tensor] | None:
-        if scale.is_neg():  # a view of numbers with the other sign, of which the core would know nothing
-            return None
         made: tuple[Tensor, ...] | None = self._call.pieces(gradient, scale)
         return made
 
@@ -240,7 +238,26 @@ def _support_losses(like: Tensor, tasks: int, steps: int) -> Tensor:
 
 def _addresses(samples: Samples) -> tuple[int, int, int, int]:
     weights = samples.weights
-    return samples.x.data_ptr(), samples.y.data_ptr(), 0 if weights is None else weights.data_ptr(), samples.x.shape[1]
+    return (
+        _address("x", samples.x),
+        _address("y", samples.y),
+        0 if weights is None else _address("weights", weights),
+        samples.x.shape[1],
+    )
+
+
+def _address(name: str, tensor: Tensor) -> int:
+    """Where a plain tensor's numbers are. TypeError for one that has no memory: 0 means what is not given."""
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:
+        address = 0
+    if not address:
+        raise TypeError(
+            f"samples.{name}: given a {type(tensor).__name__} without memory of its own (as fake tensors are); "
+            "allowed are dense tensors that hold their numbers"
+        )
+    return address
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -248,9 +265,10 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as its address tells it: contiguous, and without the negative bit that z.conj().imag has."""
     if tensor.dtype != dtype:
         tensor = tensor.to(dtype)
-    return tensor if tensor.is_contiguous() else tensor.contiguous()
+    return tensor.contiguous().resolve_neg()
 
 
 def _verb(plan: Plan, verb: str, dtype: torch.dtype, x: Tensor) -> Any:

@@ -216,7 +216,7 @@ SIZES = [4, 4, 2, 2, 3, 3, 1, 1]
         ([CONV], [[*SIZES, 0, 0], []], "one geometry for each layer"),
         ([CONV, ("linear", 7, 2, 0, -1, 0.0)], [[*SIZES, 0, 0], []], "do not chain"),
         ([CONV, ("tanh", 8, 8, -1, -1, 0.0)], [[*SIZES, 0, 0], []], "only a linear layer"),
-        ([("linear", 4, 4, 0, -1, 0.0), ("conv", 4, 1, 0, -1, 0.0)], [[], [*SIZES, 0, 0]], "follows one on rows"),
+        ([("linear", 2, 9, 0, -1, 0.0), ("conv", 9, 1, 0, -1, 0.0)], [[], [*SIZES, 0, 0]], "follows one on rows"),
     ],
 )
 def test_the_binding_refuses(layers: list[tuple[object, ...]], geometry: list[list[int]], message: str) -> None:

@@ -119,7 +119,9 @@ def test_isa_is_forced_by_the_environment(name: str) -> None:
         ([("conv", 1, 1, 0, -1, 0.0)], "mse", "needs a geometry"),
         ([("linear", 2, 2, 0, -1, 0.0)], "huber", "loss must be"),
         ([("linear", 2, 2, 0, -1, 0.0), ("linear", 3, 2, 0, -1, 0.0)], "mse", "do not chain"),
-        ([("linear", 2, 3, 0, -1, 0.0)], "mse", "beyond the vector"),
+        ([("linear", 2, 3, 0, -1, 0.0)], "mse", "size of a parameter"),
+        ([("linear", 2, 1, 0, -1, 0.0)], "mse", "size of a parameter"),
+        ([("linear", 1, 1, 0, 2, 0.0)], "mse", "size of a parameter"),
         ([("linear", 2, 2, -1, -1, 0.0)], "mse", "needs a weight"),
         ([("linear", 0, 2, 0, -1, 0.0)], "mse", "at least 1"),
     ],
@@ -131,6 +133,14 @@ def test_the_binding_refuses(layers: list[tuple[object, ...]], loss: str, messag
 
 def test_the_binding_refuses_null_and_empty() -> None:
     model = core.Model([("linear", 2, 2, 0, -1, 0.0)], "mse", [4])
+    with pytest.raises(ValueError, match="y must not be null"):
+        model.adapt_float32(1, True, 1, (1, 0, 0, 1), 1, 1, 1, 1, 1)
+    with pytest.raises(ValueError, match="y must not be null"):
+        model.hvp_float32(1, (1, 0, 0, 1), 1, 1, 1, 1)
+    with pytest.raises(ValueError, match="y must not be null"):
+        model.linearise_float32(1, True, (1, 0, 0, 1), 1, 1, 0)
+    with pytest.raises(ValueError, match="y must not be null"):
+        model.meta_gradient_float32(1, 1, True, (1, 1, 0, 1), (1, 0, 0, 1), 1, 1, True, 1, 1, 1, 0, 1)
     with pytest.raises(ValueError, match="at least one sample"):
         model.predict_float32(1, 0, 1, 0, 1, 1)
     with pytest.raises(ValueError, match="tasks must be at least 1"):

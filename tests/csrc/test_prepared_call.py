@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from tests.csrc.conftest import core
 
@@ -116,6 +119,7 @@ NO_SCALES: dict[str, Any] = {
     "dtype": torch.tensor(2.0).double(),
     "dimension": torch.tensor([2.0]),
     "meta": torch.tensor(2.0).to("meta"),
+    "negative": torch._neg_view(torch.tensor(2.0)),
     "number": 2.0,
     "None": None,
 }
@@ -174,6 +178,13 @@ OTHER_FORMS: dict[str, Callable[[Tensor], Any]] = {
     "half": lambda x: x.half(),
     "complex": lambda x: x.to(torch.complex64),
     "sparse": lambda x: x.to_sparse(),
+    "compressed": lambda x: x[0].to_sparse_csr(),
+    "nested": lambda x: torch.nested.nested_tensor([*x]),
+    "mkldnn": lambda x: x.to_mkldnn(),
+    "fake": lambda x: FakeTensorMode().from_tensor(x),
+    "functional": torch._to_functional_tensor,
+    "expanded": lambda x: x[:1].expand_as(x),
+    "negative": torch._neg_view,
     "meta": lambda x: x.to("meta"),
     "list": lambda x: x.tolist(),
     "numpy": lambda x: x.numpy(),
@@ -221,6 +232,8 @@ CHANGES: dict[str, Callable[[Tensor], Any]] = {
     "dtype": lambda weight: weight.data.double(),
     "strides": lambda weight: strided(weight.data),
     "size": lambda weight: torch.ones(2, 2),
+    "expanded": lambda weight: torch.ones(()).expand(1, 2),
+    "negative": lambda weight: torch._neg_view(weight.data),
 }
 
 
@@ -247,6 +260,8 @@ def test_gradients_are_looked_at_anew(p: Problem) -> None:
     weight.grad = strided(torch.zeros(1, 2))
     assert call.accumulate(p.samples, 1, True, 1, True, False) is None
     weight.grad = torch.zeros(1, 2).to_sparse()
+    assert call.accumulate(p.samples, 1, True, 1, True, False) is None
+    weight.grad = torch._neg_view(torch.zeros(1, 2))
     assert call.accumulate(p.samples, 1, True, 1, True, False) is None
 
 
@@ -301,6 +316,80 @@ def test_an_error_while_tensors_are_made_is_passed_on(p: Problem) -> None:
     with pytest.raises(MemoryError, match="no more"):
         call.accumulate(p.samples, 1, True, 1, True, False)
     assert p.parameters[0].grad is None
+
+
+def test_tensors_that_are_made_otherwise_are_declined(p: Problem) -> None:
+    def elsewhere(like: Tensor) -> Tensor:
+        return torch.empty_like(like, device="meta")
+
+    parameters = tuple((parameter, torch.empty_like(parameter), True) for parameter in p.parameters)
+    call = p.kind(p.model, p.exchange, elsewhere, parameters, p.inner_lr.data_ptr(), False, p.samples, p.results)
+    assert call.accumulate(p.samples, 1, True, 1, True, False) is None
+    assert call.meta_gradient(p.samples, 1, True, 1, False) is None
+    assert call.pieces(torch.ones(3), torch.tensor(2.0)) is None
+    assert p.parameters[0].grad is None
+
+
+def test_gradients_that_another_call_puts_meanwhile_are_added_to(p: Problem) -> None:
+    other, nested = p.prepare(), []
+
+    def meanwhile(like: Tensor) -> Tensor:
+        if not nested:
+            nested.append(None)
+            other.accumulate(p.samples, 1, True, 1, True, False)
+        return torch.empty_like(like)
+
+    parameters = tuple((parameter, torch.empty_like(parameter), True) for parameter in p.parameters)
+    call = p.kind(p.model, p.exchange, meanwhile, parameters, p.inner_lr.data_ptr(), False, p.samples, p.results)
+    call.accumulate(p.samples, 1, True, 1, True, False)
+    found = torch.cat([parameter.grad.flatten() for parameter in p.parameters])
+    torch.testing.assert_close(found, 2 * p.gradient(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_that_others_spoil_meanwhile_are_left_alone(p: Problem) -> None:
+    """The call can then no longer put its own, as some parameters have gradients and some none."""
+    other, nested = p.prepare(), []
+
+    def meanwhile(like: Tensor) -> Tensor:
+        if not nested:
+            nested.append(None)
+            other.accumulate(p.samples, 1, True, 1, True, False)
+            p.parameters[1].grad = None
+        return torch.empty_like(like)
+
+    parameters = tuple((parameter, torch.empty_like(parameter), True) for parameter in p.parameters)
+    call = p.kind(p.model, p.exchange, meanwhile, parameters, p.inner_lr.data_ptr(), False, p.samples, p.results)
+    assert call.accumulate(p.samples, 1, True, 1, True, False) is None
+    torch.testing.assert_close(p.parameters[0].grad.flatten(), p.gradient()[:2], rtol=1e-5, atol=1e-6)
+    assert p.parameters[1].grad is None
+
+
+def test_a_call_that_what_it_holds_leads_to_is_collected(p: Problem) -> None:
+    call, weight = p.prepare(), p.parameters[0]
+    weight.call = [call]  # type: ignore[attr-defined]
+    dead = weakref.ref(weight)
+    assert any(each is weight for each in gc.get_referents(call))
+    p.parameters.clear()
+    del call, weight
+    gc.collect()
+    assert dead() is None
+
+
+def test_a_call_is_collected_with_the_function_that_makes_its_tensors(p: Problem) -> None:
+    class Maker:
+        calls: list[Any]
+
+        def __call__(self, like: Tensor) -> Tensor:
+            return torch.empty_like(like)
+
+    maker = Maker()
+    parameters = tuple((parameter, torch.empty_like(parameter), True) for parameter in p.parameters)
+    call = p.kind(p.model, p.exchange, maker, parameters, p.inner_lr.data_ptr(), False, p.samples, p.results)
+    maker.calls = [call]
+    dead = weakref.ref(maker)
+    del maker, call
+    gc.collect()
+    assert dead() is None
 
 
 def made_of(seed: int, tasks: int = 5) -> tuple[Tensor | None, ...]:
