@@ -92,8 +92,8 @@ class CpuEngine(Engine):
         scales = None if shares is None else _plain(shares * tasks, dtype)
         problem = _verb(plan, "meta_gradient", dtype, batch.query.x)(
             parameters.data_ptr(), rates.data_ptr(), inner_lr.uniform, support.addresses, query.addresses, tasks,
-            steps, rule.through_steps, torch.get_num_threads(), _address(scales), losses.data_ptr(),
-            gradient.data_ptr(), _address(learned), outputs.data_ptr(),
+            steps, rule.through_steps, torch.get_num_threads(), _place(scales), losses.data_ptr(),
+            gradient.data_ptr(), _place(learned), outputs.data_ptr(),
         )  # fmt: skip
         if problem is not None:
             _raise(problem, plan)
@@ -260,7 +260,8 @@ def _address(name: str, tensor: Tensor) -> int:
     return address
 
 
-def _address(tensor: Tensor | None) -> int:
+def _place(tensor: Tensor | None) -> int:
+    """The address of a tensor of our own; 0 means what is not given."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
