@@ -271,8 +271,10 @@ def on_a_gpu(monkeypatch, maml):
     class Parameter:
         device = torch.device("cuda", 0)
 
+    engine = maml.engine
+    monkeypatch.setattr(type(engine), "capturable", True)
+    monkeypatch.setattr(type(maml), "engine", engine)  # it would be planned anew for a model of such parameters
     monkeypatch.setattr(maml.model, "parameters", lambda: iter([Parameter()]))
-    monkeypatch.setattr(type(maml.engine), "capturable", True)
 
 
 def test_what_keeps_a_step_from_being_captured(monkeypatch):

@@ -128,12 +128,12 @@ def test_what_addresses_cannot_say_is_left_to_autograd(change, used):
     assert True not in used
 
 
-def test_a_parameter_of_another_size_is_refused(used):
+def test_a_parameter_of_another_size_is_seen(used):
     maml = MAML(network(), engine="cpu")
     maml.backward(task_batch())
     for _ in range(2):
         maml.model[0].weight.data = torch.zeros(6, 2, dtype=torch.float64)
-        with pytest.raises(ValueError, match=r"parameter '0.weight' now has shape \[6, 2\], not \[6, 3\]"):
+        with pytest.raises(ValueError, match="the model takes 2 features a sample"):
             maml.backward(task_batch())
     assert True not in used[1:]
 

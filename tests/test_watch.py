@@ -277,6 +277,7 @@ def test_a_list_that_changes_in_place_is_a_change():
 
 
 @pytest.mark.usefixtures("watched_by")
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_a_weight_that_a_hook_computes_is_no_change():
     model = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)))
     seen = ModelWatch(model)

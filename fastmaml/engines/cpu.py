@@ -17,6 +17,7 @@ from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.plan import InnerLr, Plan
 
 _EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # from torch 2.10
+_get_num_threads = torch.get_num_threads
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64"}
 _models: WeakKeyDictionary[Plan, dict[tuple[int, ...] | None, _core.Model]] = WeakKeyDictionary()
 
@@ -170,6 +171,7 @@ class _PreparedStep(PreparedStep):
                 like.new_empty(plan.num_parameters),
             ),
         )
+        self._accumulate, self._meta_gradient = self._call.accumulate, self._call.meta_gradient  # bound once
 
     @property
     def seconds(self) -> float:
@@ -184,9 +186,7 @@ class _PreparedStep(PreparedStep):
     def accumulate(
         self, batch: TaskBatch, steps: int, rule: GradientRule, outputs: bool, overwrite: bool
     ) -> Accumulated | None:
-        done = self._call.accumulate(
-            _tensors(batch), steps, rule.through_steps, torch.get_num_threads(), not overwrite, outputs
-        )
+        done = self._accumulate(_tensors(batch), steps, rule.through_steps, _get_num_threads(), not overwrite, outputs)
         if done is None:
             return None
         if len(done) != 4:
@@ -194,7 +194,7 @@ class _PreparedStep(PreparedStep):
         return Accumulated(*done)
 
     def meta_gradient(self, batch: TaskBatch, steps: int, rule: GradientRule, details: bool) -> Differentiated | None:
-        done = self._call.meta_gradient(_tensors(batch), steps, rule.through_steps, torch.get_num_threads(), details)
+        done = self._meta_gradient(_tensors(batch), steps, rule.through_steps, _get_num_threads(), details)
         if done is None:
             return None
         if len(done) != 4:

@@ -140,7 +140,7 @@ def test_the_binding_refuses_null_and_empty() -> None:
     with pytest.raises(ValueError, match="y must not be null"):
         model.linearise_float32(1, True, (1, 0, 0, 1), 1, 1, 0)
     with pytest.raises(ValueError, match="y must not be null"):
-        model.meta_gradient_float32(1, 1, True, (1, 1, 0, 1), (1, 0, 0, 1), 1, 1, True, 1, 1, 1, 0, 1)
+        model.meta_gradient_float32(1, 1, True, (1, 1, 0, 1), (1, 0, 0, 1), 1, 1, True, 1, 0, 1, 1, 0, 1)
     with pytest.raises(ValueError, match="at least one sample"):
         model.predict_float32(1, 0, 1, 0, 1, 1)
     with pytest.raises(ValueError, match="tasks must be at least 1"):

@@ -193,6 +193,7 @@ OTHER_FORMS: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:.*nested tensors", "ignore:Accessing the data pointer")
 @pytest.mark.parametrize("place", [0, 1, 3, 4])
 @pytest.mark.parametrize("form", OTHER_FORMS)
 def test_samples_of_another_form_are_not_taken(p: Problem, form: str, place: int) -> None:
