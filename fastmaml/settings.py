@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Iterator
+from functools import lru_cache
 from types import CodeType
 from typing import Any
 
@@ -24,7 +25,7 @@ def settings_of(module: nn.Module) -> dict[str, Any]:
     Returns:
         name ↦ value, where a list is a copy, as `is_same` takes it.
     """
-    written = written_by_forward(type(module))
+    written = written_by_forward(type(module))  # type: ignore[arg-type]  # a class can be hashed
     hooked = bool(module._forward_pre_hooks)
     return {
         name: [*value] if type(value) is list else value
@@ -33,7 +34,8 @@ def settings_of(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def written_by_forward(kind: type[nn.Module]) -> set[str]:
+@lru_cache(maxsize=1024)
+def written_by_forward(kind: type[nn.Module]) -> frozenset[str]:
     """Names of the attributes that a class's `forward` assigns to, or a method of the class that it names, and so on.
 
     `training` is never among them.
@@ -53,7 +55,7 @@ def written_by_forward(kind: type[nn.Module]) -> set[str]:
         for code in _codes(getattr(inspect.unwrap(methods[name]), "__code__", None)):
             written |= {each.argval for each in dis.get_instructions(code) if each.opname == "STORE_ATTR"}
             waiting += code.co_names
-    return written - {"training"}
+    return frozenset(written - {"training"})
 
 
 def _codes(code: CodeType | None) -> Iterator[CodeType]:

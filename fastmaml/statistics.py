@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def has_statistics(module: nn.Module) -> bool:
@@ -27,14 +27,14 @@ def updates_statistics(module: nn.Module) -> bool:
 def without_statistics(module: nn.Module, kind: Callable[[nn.Module], bool]) -> nn.Module:
     """The module, or, if it has norms of a kind, a copy whose norms of that kind take statistics of the batch at hand.
 
-    The copy shares all parameters and buffers with the module.
+    The copy shares all tensors with the module, those that are plain attributes too.
 
     Raises:
         ValueError: the module cannot be copied.
     """
     if not any(kind(child) for child in module.modules()):
         return module
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    shared = {id(tensor): tensor for tensor in _tensors(module)}
     try:
         copied = copy.deepcopy(module, shared)
     except Exception as error:  # a user's module may hold anything
@@ -48,3 +48,10 @@ def without_statistics(module: nn.Module, kind: Callable[[nn.Module], bool]) -> 
             child.track_running_stats = False
             child.running_mean = child.running_var = child.num_batches_tracked = None
     return copied
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+    for child in module.modules():
+        yield from (value for value in vars(child).values() if isinstance(value, Tensor))

@@ -127,3 +127,20 @@ def test_a_model_that_cannot_be_copied_says_so():
     maml.eval()
     with pytest.raises(ValueError, match=r"model: Sequential keeps running statistics and cannot be copied.*generator"):
         maml.meta_loss(batch)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_tensor_that_is_a_plain_attribute_is_not_left_behind(mode):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.mask = network(norm=True), torch.ones(2).double()
+
+        def forward(self, x):
+            return self.inner(x) * self.mask
+
+    maml, batch = MAML(Masked(), engine="functional"), task_batch()
+    getattr(maml, mode)()
+    before = maml.predict(batch, steps=0)
+    maml.model.mask[0] = 0
+    torch.testing.assert_close(maml.predict(batch, steps=0), before * torch.tensor([0.0, 1.0]).double())
