@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -34,6 +35,14 @@ class _Option(Generic[Value]):
 
     def __set__(self, instance: Configured, value: Value) -> None:
         instance._assign(self._name, value)
+
+
+def _levels_of_ours() -> int:
+    """How far up the caller's own line is, which a warning is to show."""
+    frame, levels = sys._getframe(1), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastmaml":
+        frame, levels = frame.f_back, levels + 1  # type: ignore[assignment]
+    return levels
 
 
 class Configured(nn.Module):
@@ -173,7 +182,7 @@ class Configured(nn.Module):
         """Once."""
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, stacklevel=_levels_of_ours())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_state": None}

@@ -28,8 +28,9 @@ def test_by_the_batch_both_modes_are_the_same_and_nothing_is_kept(engine):
 
 def test_the_warning_comes_once_and_only_where_statistics_are_left_unused():
     maml, batch = MAML(with_statistics()).eval(), task_batch()
-    with pytest.warns(UserWarning, match="running statistics"):
+    with pytest.warns(UserWarning, match="running statistics") as told:
         maml.meta_loss(batch)
+    assert [warning.filename for warning in told] == [__file__]
     others = [
         MAML(with_statistics(), batch_norm="running").eval(),
         MAML(network()).eval(),
