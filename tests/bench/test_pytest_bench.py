@@ -32,7 +32,9 @@ def pytest_collection_finish():
 def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", *arguments, f"--benchmark-storage={folder}"]
     path = os.pathsep.join([str(folder), *sys.path])
-    environment = {name: value for name, value in os.environ.items() if name not in FAIR} | {"PYTHONPATH": path}
+    # nor does it hear of pytest-xdist, under whose workers pytest-benchmark times nothing
+    kept = {name: value for name, value in os.environ.items() if name not in FAIR and "XDIST" not in name}
+    environment = kept | {"PYTHONPATH": path}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 

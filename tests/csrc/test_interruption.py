@@ -97,7 +97,7 @@ class Case:
     def meta_gradient(self, steps: int, threads: int, losses: Tensor, gradient: Tensor) -> None:
         self.model.meta_gradient_float32(
             self.parameters.data_ptr(), self.lr.data_ptr(), True, self.set, self.set, self.tasks, steps, True, threads,
-            losses.data_ptr(), gradient.data_ptr(), 0, 0,
+            0, losses.data_ptr(), gradient.data_ptr(), 0, 0,
         )  # fmt: skip
 
     def adapt(self, steps: int, threads: int, fast: Tensor, losses: Tensor) -> None:
