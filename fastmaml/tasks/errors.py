@@ -16,7 +16,7 @@ class DatasetError(ValueError):
 def shown(name: object) -> str:
     """`name` quoted, on one line, cut where it is long."""
     text = repr(name)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…{text[-1]}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def reason(error: BaseException) -> str:

@@ -31,7 +31,7 @@ def test_classes_and_images_come_in_the_order_of_their_names(table, tmp_path):
 )
 def test_a_name_that_leads_elsewhere(table, tmp_path, name):
     name = name.format(root=tmp_path)
-    with pytest.raises(DatasetError, match=r"data: .*train\.csv names '.*'; give names of files within .*images"):
+    with pytest.raises(DatasetError, match=r"data: .*train\.csv names '.*; give names of files within .*images"):
         table(f"filename,label\n{name},a\n".encode())
 
 
