@@ -10,7 +10,7 @@ namespace fastmaml::FASTMAML_ISA {
 namespace {
 
 constexpr double kMost = 2;  // scales from 1 / kMost to kMost and shifts up to kMost leave y the digits of x-hat
-constexpr Index kSpan = 8;   // pixels summed in the working precision before they are added in double
+constexpr Index kSpan = 16;  // pixels summed in the working precision before they are added in double
 
 // Calls f(first sample, last, first pixel, last) for spans of about kSpan pixels.
 template <class F>
@@ -112,10 +112,10 @@ struct Vectors {
   }
 };
 
-// A span's own mean and squared deviations join the totals (Chan, Golub, LeVeque 1979).
+// A span's own mean and squared deviations join the totals (Chan, Golub, LeVeque 1979). share: of the span in all
+// pixels so far.
 template <class T>
-inline void join(Wide<T> mean, Wide<T> squares, double count, double before, double* means, double* total_squares) {
-  const double share = count / (before + count);
+inline void join(Wide<T> mean, Wide<T> squares, double share, double before, double* means, double* total_squares) {
   for (int i = 0; i < kLanes<T>; ++i) {
     const double apart = static_cast<double>(mean[i]) - means[i];
     means[i] += apart * share;
@@ -141,6 +141,7 @@ void image_statistics(const ImageNorm<T>& b) {
   for_spans(b.n, b.pixels, [&](Index s0, Index s1, Index p0, Index p1) {
     const Index count = (s1 - s0) * (p1 - p0);
     const T inverse = T(1) / static_cast<T>(count);
+    const double share = static_cast<double>(count) / (before + static_cast<double>(count));
     for (Index panel = 0; panel < b.width; panel += kPanel<T>) {
       Vectors<T> mean, squares;
       const auto each_pixel = [&](auto add) {
@@ -155,7 +156,7 @@ void image_statistics(const ImageNorm<T>& b) {
       each_pixel([&](int v, V z) { squares.of[v] += (z - mean.of[v]) * (z - mean.of[v]); });
       for_vectors([&](int v) {
         const Index c = panel + v * kLanes<T>;
-        join<T>(mean.of[v], squares.of[v], static_cast<double>(count), before, b.sum(0) + c, b.sum(1) + c);
+        join<T>(mean.of[v], squares.of[v], share, before, b.sum(0) + c, b.sum(1) + c);
       });
     }
     before += static_cast<double>(count);
