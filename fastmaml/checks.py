@@ -49,13 +49,18 @@ def check_no_graph(*sets: tuple[str, Samples]) -> None:
     if not torch.is_grad_enabled():
         return
     for name, samples in sets:
-        for field, tensor in samples.fields():
-            if getattr(tensor, "requires_grad", False):
-                raise ValueError(
-                    f"{name + '.' if name else ''}{field}: given a tensor that requires grad, and adaptation gives its "
-                    "samples no gradient. Make what comes before it a part of the model (adapted= says which "
-                    "parameters adapt), or call .detach() if no gradient is meant"
-                )
+        x, y, weights = samples.x, samples.y, samples.weights
+        try:
+            waits = x.requires_grad or y.requires_grad or (weights is not None and weights.requires_grad)
+        except AttributeError:  # no tensor, as the check of kinds will say
+            continue
+        if waits:
+            field = next(field for field, tensor in samples.fields() if tensor.requires_grad)
+            raise ValueError(
+                f"{name + '.' if name else ''}{field}: given a tensor that requires grad, and adaptation gives its "
+                "samples no gradient. Make what comes before it a part of the model (adapted= says which "
+                "parameters adapt), or call .detach() if no gradient is meant"
+            )
 
 
 def check_parameters(plan: Plan, parameters: Sequence[Tensor]) -> None:

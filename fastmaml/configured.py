@@ -155,7 +155,7 @@ class Configured(nn.Module):
 
     def _current(self) -> State:
         state = self._state
-        if state is None or not state.is_of(self._modules["model"]):
+        if state is None or state.model is not self._modules["model"] or state.is_stale():
             state = self._state = State(self.model, self._options)
             self._warn_of_statistics()
         if torch._C._is_any_autocast_enabled():

@@ -169,7 +169,8 @@ class MAML(Configured):
             outputs: whether the query outputs are wanted.
             overwrite: write over the gradients that are there, instead of adding to them.
         """
-        check_synchronised(self.model, group, through_autograd=False)
+        if group is not Group.UNSAID or several_processes():
+            check_synchronised(self.model, group, through_autograd=False)
         overridden = getattr(self.meta_loss, "__func__", None) is not MAML.meta_loss  # someone adds to the loss
         if self.inner_lr is None and not overridden and not torch.compiler.is_compiling():
             number = self._options.steps if steps is None else checks.whole_number("steps", steps, 1)

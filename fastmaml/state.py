@@ -38,11 +38,14 @@ Sets = tuple[tuple[str, Samples], ...]
 
 
 class State:
-    """A model in one mode, dtype and place: its Plan, the engines that run it, and what it takes as input."""
+    """A model in one mode, dtype and place: its Plan, the engines that run it, and what it takes as input.
+
+    is_stale: () -> whether the model has changed since.
+    """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
         self.model = model
-        self.watch = ModelWatch(_watched(model, options.loss))
+        self.is_stale = ModelWatch(_watched(model, options.loss)).changed
         self.plan = Plan.of(model, options.loss, options.adapted, options.meta_learned, options.batch_norm)
         self.parameters: list[Tensor] = list(model.parameters())
         self.like = self.parameters[0].detach()
@@ -70,10 +73,6 @@ class State:
         self._options = options
         self._inner_lr: InnerLrOf | None = None
         self.prepared: PreparedStep | None = None  # for meta-batches of the form of the last
-
-    def is_of(self, model: nn.Module | None) -> bool:
-        """Whether the model is still the one that all this was worked out of, and as it was."""
-        return model is self.model and not self.watch.changed()
 
     def flatten(self, parameters: Sequence[Tensor]) -> Tensor:
         """[P]. Raises ValueError where a parameter has changed its shape in place."""

@@ -7,6 +7,8 @@ import enum
 import torch
 from torch import nn
 
+_is_initialized = torch.distributed.is_initialized if torch.distributed.is_available() else bool
+
 
 class Group(enum.Enum):
     """What `group=` is where the caller says nothing."""
@@ -22,11 +24,9 @@ def check_synchronised(model: nn.Module, group: object, through_autograd: bool) 
         group: `Group.UNSAID`, or None: the caller reduces the gradients.
         through_autograd: whether the gradient reaches the parameters by autograd, whose hooks a wrapper waits for.
     """
-    if group is None:
-        return
-    if group is not Group.UNSAID:
+    if group is not Group.UNSAID and group is not None:
         raise TypeError(f"group: given {type(group).__name__}; allowed is None: the caller reduces the gradients")
-    if not several_processes() or _contains_wrapper(model):
+    if group is None or not several_processes() or _contains_wrapper(model):
         return
     if through_autograd and (_is_in_ddp_forward() or _is_in_sharded_module(model)):
         return
@@ -39,8 +39,7 @@ def check_synchronised(model: nn.Module, group: object, through_autograd: bool) 
 
 def several_processes() -> bool:
     """Whether a process group of more than one rank is initialised."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return _is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def _contains_wrapper(model: nn.Module) -> bool:
