@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmaml.batch import Samples
+from fastmaml.batch import Samples, TaskBatch
 from fastmaml.plan import BatchNormLayer, Plan
 
 #: what an error says of samples [N, ...] that lack a dimension for tasks
@@ -46,21 +46,25 @@ def signature(samples: Samples) -> tuple[Any, ...]:
 
 def check_no_graph(*sets: tuple[str, Samples]) -> None:
     """Raises ValueError, if autograd is on, for samples that wait for a gradient, which they would never get."""
-    if not torch.is_grad_enabled():
+    for name, samples in sets if torch.is_grad_enabled() else ():
+        for field, tensor in samples.fields():
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                raise ValueError(
+                    f"{name + '.' if name else ''}{field}: given a tensor that requires grad, and adaptation gives its "
+                    "samples no gradient. Make what comes before it a part of the model (adapted= says which "
+                    "parameters adapt), or call .detach() if no gradient is meant"
+                )
+
+
+def check_batch_in_no_graph(batch: TaskBatch) -> None:
+    """`check_no_graph` of both sets, in a hurry where all is well."""
+    support, query = batch.support, batch.query
+    try:
+        waits = support.x.requires_grad or support.y.requires_grad or query.x.requires_grad or query.y.requires_grad
+    except AttributeError:  # no tensor, as the check of kinds will say
         return
-    for name, samples in sets:
-        x, y, weights = samples.x, samples.y, samples.weights
-        try:
-            waits = x.requires_grad or y.requires_grad or (weights is not None and weights.requires_grad)
-        except AttributeError:  # no tensor, as the check of kinds will say
-            continue
-        if waits:
-            field = next(field for field, tensor in samples.fields() if tensor.requires_grad)
-            raise ValueError(
-                f"{name + '.' if name else ''}{field}: given a tensor that requires grad, and adaptation gives its "
-                "samples no gradient. Make what comes before it a part of the model (adapted= says which "
-                "parameters adapt), or call .detach() if no gradient is meant"
-            )
+    if waits or support.weights is not None or query.weights is not None:
+        check_no_graph(("support", support), ("query", query))
 
 
 def check_parameters(plan: Plan, parameters: Sequence[Tensor]) -> None:

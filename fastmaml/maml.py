@@ -26,6 +26,8 @@ from fastmaml.stacking import are_tasks
 from fastmaml.state import State
 from fastmaml.synchronisation import Group, check_synchronised, several_processes
 
+_UNSAID = Group.UNSAID
+
 
 class MAML(Configured):
     """Model-agnostic meta-learning of a network's initialisation.
@@ -96,7 +98,7 @@ class MAML(Configured):
     ) -> tuple[Tensor, Details]: ...
 
     def meta_loss(
-        self, batch: Any, steps: int | None = None, details: bool = False, *, group: Group | None = Group.UNSAID
+        self, batch: Any, steps: int | None = None, details: bool = False, *, group: Group | None = _UNSAID
     ) -> Tensor | tuple[Tensor, Details]:
         """The mean query loss over tasks after the inner steps; its backward pass gives the meta-gradient.
 
@@ -125,8 +127,9 @@ class MAML(Configured):
         _check_untransformed("meta_loss")
         differentiable = torch.is_grad_enabled()
         if differentiable:
-            checks.check_no_graph(("support", batch.support), ("query", batch.query))
-            check_synchronised(state.model, group, through_autograd=True)
+            checks.check_batch_in_no_graph(batch)
+            if group is not _UNSAID or several_processes():
+                check_synchronised(state.model, group, through_autograd=True)
         loss, derivative, query_losses, outputs = self._differentiated(state, batch, steps, details)
         if state.updates_statistics:
             self._update_statistics(state, batch, steps)
@@ -139,7 +142,7 @@ class MAML(Configured):
         assert outputs is not None
         return loss, Details(query_losses, without_padding(outputs, batch.query.weights))
 
-    def backward(self, batch: Any, steps: int | None = None, *, group: Group | None = Group.UNSAID) -> Tensor:
+    def backward(self, batch: Any, steps: int | None = None, *, group: Group | None = _UNSAID) -> Tensor:
         """`meta_loss(batch, steps)` and its `backward()` in one: adds the meta-gradient to the parameters' `.grad`.
 
         It leaves out autograd's engine, which costs more than all of a small meta-step. Hooks on the parameters run;
@@ -161,7 +164,7 @@ class MAML(Configured):
         steps: int | None = None,
         outputs: bool = False,
         overwrite: bool = False,
-        group: Group | None = Group.UNSAID,
+        group: Group | None = _UNSAID,
     ) -> Accumulated:
         """`backward` as a trainer calls it.
 
@@ -169,7 +172,7 @@ class MAML(Configured):
             outputs: whether the query outputs are wanted.
             overwrite: write over the gradients that are there, instead of adding to them.
         """
-        if group is not Group.UNSAID or several_processes():
+        if group is not _UNSAID or several_processes():
             check_synchronised(self.model, group, through_autograd=False)
         overridden = getattr(self.meta_loss, "__func__", None) is not MAML.meta_loss  # someone adds to the loss
         if self.inner_lr is None and not overridden and not torch.compiler.is_compiling():
@@ -177,7 +180,7 @@ class MAML(Configured):
             state = self._current()
             _check_adapts(state, number)
             admitted = batch if type(batch) is TaskBatch else TaskBatch.of(batch)
-            checks.check_no_graph(("support", admitted.support), ("query", admitted.query))
+            checks.check_batch_in_no_graph(admitted)
             done = direct.accumulate(state, admitted, number, self._options.rule, outputs, overwrite)
             if done is not None:
                 if state.updates_statistics:
@@ -312,7 +315,7 @@ class MAML(Configured):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """What compiled code asks for: loss, gradient [P], gradient of the inner lr, task losses, outputs."""
         state, steps = self._current(), checks.whole_number("steps", steps, 1)
-        check_synchronised(state.model, None if alone else Group.UNSAID, through_autograd=True)
+        check_synchronised(state.model, None if alone else _UNSAID, through_autograd=True)
         if state.updates_statistics:
             raise RuntimeError(
                 "batch_norm: 'running' changes buffers in train mode, which a compiled step cannot; "
@@ -426,7 +429,7 @@ class MAML(Configured):
     def _compiled(self, batch: Any, steps: int | None, details: bool, alone: bool) -> Tensor | tuple[Tensor, Details]:
         batch = TaskBatch.of(batch)
         support, query = batch.support, batch.query
-        checks.check_no_graph(("support", support), ("query", query))
+        checks.check_batch_in_no_graph(batch)
         loss, _, _, task_losses, outputs = ops.meta_loss(
             list(self.model.parameters()),
             self.inner_lr,

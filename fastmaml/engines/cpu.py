@@ -191,7 +191,7 @@ class _PreparedStep(PreparedStep):
             return None
         if len(done) != 4:
             _raise(done, self._plan)
-        return Accumulated(*done)
+        return Accumulated._make(done)  # sooner than by its constructor
 
     def meta_gradient(self, batch: TaskBatch, steps: int, rule: GradientRule, details: bool) -> Differentiated | None:
         done = self._meta_gradient(_tensors(batch), steps, rule.through_steps, _get_num_threads(), details)
