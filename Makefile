@@ -74,15 +74,16 @@ WIDE := build/wide
 wide: $(call has,test) ext
 	if $(PYTHON) -c "from fastmaml import _core; exit('avx2' not in _core.supported_isas())"; then \
 	  FASTMAML_WIDE_ON_AVX2=1 $(PYTHON) setup.py -q build_ext --build-lib $(WIDE) && \
-	  FASTMAML_CORE=$(abspath $(WIDE))/fastmaml $(PYTHON) -m pytest -q -p no:cacheprovider tests/csrc; fi
+	  FASTMAML_CORE=$(abspath $(WIDE))/fastmaml $(PYTHON) -m pytest -q -n 2 -p no:cacheprovider tests/csrc; fi
 
 # The core under AddressSanitizer and UBSan. What Python itself never frees is not its leak.
 SANITIZED := build/sanitized
 RUNTIMES   = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
 sanitize: $(call has,test)
 	FASTMAML_SANITIZE=1 $(PYTHON) setup.py -q build_ext --build-lib $(SANITIZED)
-	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 FASTMAML_CORE=$(abspath $(SANITIZED))/fastmaml \
-	  $(PYTHON) -m pytest -q -p no:cacheprovider tests/csrc
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	  FASTMAML_CORE=$(abspath $(SANITIZED))/fastmaml \
+	  $(PYTHON) -m pytest -q -n 2 -p no:cacheprovider tests/csrc
 
 # By way of the source archive, so that whatever is missing from that is found too.
 wheel: $(call has,plots)
