@@ -67,7 +67,7 @@ unit: $(call has,test) ext
 # The core's tests with each instruction set forced that this processor has.
 isas: $(call has,test) ext
 	for isa in $$($(PYTHON) -c "from fastmaml import _core; print(*_core.supported_isas())"); do \
-	  echo "FASTMAML_ISA=$$isa"; FASTMAML_ISA=$$isa $(PYTHON) -m pytest -q tests/csrc || exit 1; done
+	  echo "FASTMAML_ISA=$$isa"; FASTMAML_ISA=$$isa $(PYTHON) -m pytest -q -n 2 tests/csrc || exit 1; done
 
 # AVX-512's tiles and logic on any processor with AVX2: its vectors in two halves, and no other instruction set.
 WIDE := build/wide
