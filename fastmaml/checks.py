@@ -19,6 +19,8 @@ ONE_TASK = (
     "adapt_task"
 )
 
+_LARGEST = 2**62  # what the core's indices hold
+
 
 def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
     """`value` as an int ≥ `least`; TypeError or ValueError otherwise."""
@@ -28,6 +30,8 @@ def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
         raise TypeError(f"{name}: given {value!r}; allowed is a whole number from {least}{hint}") from None
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name}: given {value!r}; allowed is a whole number from {least}{hint}")
+    if number > _LARGEST:
+        raise ValueError(f"{name}: given {value!r}; allowed is a whole number from {least} to 2**62{hint}")
     return number
 
 
