@@ -19,7 +19,7 @@ ONE_TASK = (
     "adapt_task"
 )
 
-_LARGEST = 2**62  # what the core's indices hold
+_LARGEST = 2**63 - 1  # what the core's indices hold
 
 
 def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
@@ -31,7 +31,7 @@ def whole_number(name: str, value: Any, least: int, hint: str = "") -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name}: given {value!r}; allowed is a whole number from {least}{hint}")
     if number > _LARGEST:
-        raise ValueError(f"{name}: given {value!r}; allowed is a whole number from {least} to 2**62{hint}")
+        raise ValueError(f"{name}: given {value!r}; allowed is a whole number from {least} to 2**63 - 1{hint}")
     return number
 
 

@@ -333,5 +333,5 @@ def test_negative_bits_are_read_with_their_sign(engine):
 @pytest.mark.parametrize("verb", ["backward", "meta_loss", "adapt_tasks"])
 def test_numbers_of_steps_that_no_index_holds_are_refused(engine, verb):
     batch, maml = task_batch(), MAML(network(), engine=engine)
-    with pytest.raises(ValueError, match=r"steps: given 1000000.*; allowed is a whole number from [01] to 2\*\*62"):
+    with pytest.raises(ValueError, match=r"steps: given 1000000.*; allowed is a whole number from [01] to 2\*\*63 - 1"):
         getattr(maml, verb)(batch.support if verb == "adapt_tasks" else batch, steps=10**20)

@@ -41,7 +41,7 @@ def test_that_learn_their_step_sizes() -> None:
         maml(2**58, learn_lr="element").backward(BATCH)
 
 
-@pytest.mark.parametrize("steps", [*HUGE, 2**63, 10**20])
+@pytest.mark.parametrize("steps", HUGE)
 def test_more_losses_than_memory_holds(steps: int) -> None:
     with pytest.raises(MemoryError, match=f"steps: the support losses of 25 tasks at each of {steps} inner steps"):
         maml().adapt_tasks(BATCH[:2], steps=steps)
