@@ -50,16 +50,17 @@ ext: $(call has,plots)
 	@ls fastmaml/_core*.so >/dev/null 2>&1 || echo "== compiling the C++ core; about 3 minutes"
 	@$(PYTHON) setup.py -q build_ext --inplace
 
+SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc')
 lint: $(call has,test)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(BIN)clang-format --dry-run -Werror csrc/*.h csrc/*.cpp
+	$(BIN)clang-format --dry-run -Werror $(SOURCES)
 
 format: $(call has,test)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-	$(BIN)clang-format -i csrc/*.h csrc/*.cpp
+	$(BIN)clang-format -i $(SOURCES)
 
 unit: $(call has,test) ext
 	$(PYTHON) -m pytest -q -n 2
