@@ -37,8 +37,8 @@ from bench.gpu_training import omniglot_run
 from bench.problem import CASES, Problem, sinusoid
 from fastmaml import SecondOrder, TaskBatch
 from fastmaml.batch import Samples
-from fastmaml.captured import CudaGraph
 from fastmaml.engines import Engine
+from fastmaml.training.captured import CudaGraph
 
 NAMES = ("sinusoid-1", "sinusoid-5", "sinusoid-65536", "omniglot-5way", "functorch-omniglot", "mini-imagenet-1shot")
 RIVALS = ("learn2learn", "loop", "torch_func", "torch_compile", "jax_jit")

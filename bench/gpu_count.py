@@ -54,7 +54,7 @@ def count(problem: Problem) -> Count:
     moved = problem.on(torch.device("meta")).batch
     theta = torch.empty(plan.num_parameters, device="meta")
     engine = GpuEngine(devices=("cuda", "meta"))
-    with _noting() as (sizes,), mock.patch("fastmaml.engines.gpu._programs", return_value=1056):
+    with _noting() as (sizes,), mock.patch("fastmaml.engines.gpu.engine._programs", return_value=1056):
         engine.meta_gradient(plan, theta, InnerLr(torch.empty_like(theta)), moved, problem.steps, SecondOrder())
     n, m = batch.support.num_samples, batch.query.num_samples
     sample = tuple(batch.support.x.shape[2:])

@@ -36,7 +36,7 @@ bound.
 from __future__ import annotations
 
 from fastmaml.plan import Conv2dLayer, LinearLayer, Plan
-from fastmaml.shapes import sample_shapes
+from fastmaml.plan.shapes import sample_shapes
 
 
 def necessary(

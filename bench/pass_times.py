@@ -22,7 +22,7 @@ from bench.operations import necessary
 from bench.problem import CASES
 from bench.report import paired
 from fastmaml import _core
-from fastmaml.engines.core_model import core_model
+from fastmaml.engines.cpu.model import core_model
 from fastmaml.plan import Plan
 
 PASSES = (

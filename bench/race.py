@@ -14,9 +14,9 @@ import torch
 
 from bench.environment import machine
 from bench.learners import LEARNERS, Race
-from fastmaml import figures
 from fastmaml.evaluation import evaluate
 from fastmaml.recipes import RECIPES, Recipe
+from fastmaml.recipes.reports import figures
 from fastmaml.recipes.run import EVALUATION_BATCH
 
 RECIPE_NAMES = ("omniglot", "cifar-fs", "mini-imagenet")

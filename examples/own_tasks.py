@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastmaml import MAML, Samples, TaskBatch
 from fastmaml.evaluation import evaluate
-from fastmaml.trainer import Trainer
+from fastmaml.training.trainer import Trainer
 
 
 class Parabolas:

@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import fastmaml.openmp  # noqa: F401 - first: it has to come before torch
-from fastmaml.adapted import AdaptedTask, AdaptedTasks, Details
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
 from fastmaml.maml import MAML
 from fastmaml.plan import Plan
+from fastmaml.runtime.adapted import AdaptedTask, AdaptedTasks, Details
 
 if TYPE_CHECKING:
     from fastmaml import models, rl, tasks
-    from fastmaml.checkpoint import load, load_model, save
     from fastmaml.evaluation import Evaluation, evaluate
-    from fastmaml.trainer import Trainer, TrainResult, Validation
+    from fastmaml.runs.checkpoint import load, load_model, save
+    from fastmaml.training.trainer import Trainer, TrainResult, Validation
 
 __all__ = [
     "MAML",
@@ -46,9 +46,9 @@ __version__ = "0.1.0"
 # Imported where they are first asked for: they bring data sets, logs and simulators.
 _PACKAGES = ("models", "rl", "tasks")
 _ELSEWHERE = {
-    "checkpoint": ("load", "load_model", "save"),
     "evaluation": ("Evaluation", "evaluate"),
-    "trainer": ("Trainer", "TrainResult", "Validation"),
+    "runs.checkpoint": ("load", "load_model", "save"),
+    "training.trainer": ("Trainer", "TrainResult", "Validation"),
 }
 
 

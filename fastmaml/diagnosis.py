@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.engines.reference import ReferenceEngine
 from fastmaml.gradients import SecondOrder
-from fastmaml.metrics import task_losses
 from fastmaml.plan import ParameterSlot
+from fastmaml.plan.task_losses import task_losses
 
 if TYPE_CHECKING:
     from fastmaml.maml import MAML

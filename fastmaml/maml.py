@@ -10,21 +10,21 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from fastmaml import checks, direct, ops
-from fastmaml.adapted import Adapt, AdaptedTask, AdaptedTasks, Details, steps_of, without_padding
-from fastmaml.autograd import Computed, MetaLoss
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.configured import Configured
 from fastmaml.diagnosis import Diagnosis, diagnose
 from fastmaml.engines.base import Accumulated, Engine, MetaGradient
 from fastmaml.gradients import GradientRule, SecondOrder
-from fastmaml.inner_lr import LearnLr
-from fastmaml.options import Options
 from fastmaml.plan import InnerLr
-from fastmaml.running import update_statistics
+from fastmaml.plan.inner_lr import LearnLr
+from fastmaml.runtime import checks, direct, ops
+from fastmaml.runtime.adapted import Adapt, AdaptedTask, AdaptedTasks, Details, steps_of, without_padding
+from fastmaml.runtime.autograd import Computed, MetaLoss
+from fastmaml.runtime.configured import Configured
+from fastmaml.runtime.options import Options
+from fastmaml.runtime.running import update_statistics
+from fastmaml.runtime.state import State
+from fastmaml.runtime.synchronisation import Group, check_synchronised, several_processes
 from fastmaml.stacking import are_tasks
-from fastmaml.state import State
-from fastmaml.synchronisation import Group, check_synchronised, several_processes
 
 _UNSAID = Group.UNSAID
 

@@ -43,7 +43,7 @@ def poisoned():
 def told_by(request, monkeypatch):
     """By what the core looks at tensors; only attributes are there in any torch."""
     if request.param == "attributes":
-        monkeypatch.setattr("fastmaml.engines.cpu._EXCHANGE", None)
+        monkeypatch.setattr("fastmaml.engines.cpu.engine._EXCHANGE", None)
 
 
 @pytest.fixture

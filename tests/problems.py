@@ -8,9 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fastmaml import direct, engines
+from fastmaml import engines
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.plan import InnerLr, Plan
+from fastmaml.runtime import direct
 
 #: engines that run on this machine's CPU
 ON_CPU = [name for name in engines.available() if name != "gpu"]

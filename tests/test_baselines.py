@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastmaml.baselines import fine_tuning, ordinary_regression, regression_source, tune_lr
 from fastmaml.evaluation import evaluate
 from fastmaml.models import SinusoidMLP
+from fastmaml.recipes.baselines import fine_tuning, ordinary_regression, regression_source, tune_lr
 from fastmaml.tasks import Sinusoid
 
 

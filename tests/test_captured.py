@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.captured import CapturedStep, capture_obstacle
 from fastmaml.engines import get
 from fastmaml.engines.reference import ReferenceEngine
-from fastmaml.nonfinite import NonFiniteStep
-from fastmaml.step import MetaStep
 from fastmaml.tasks import Sinusoid, TaskStream
 from fastmaml.tasks.ahead import Ahead
+from fastmaml.training.captured import CapturedStep, capture_obstacle
+from fastmaml.training.nonfinite import NonFiniteStep
+from fastmaml.training.step import MetaStep
 from tests.tape import Tape, record_kernels
 from tests.training import Blobs, adam, classifier, parameters, regression, same, trainer
 

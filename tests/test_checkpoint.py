@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
-from fastmaml import checkpoint
-from fastmaml.checkpoint import CheckpointError
+from fastmaml.runs import checkpoint
+from fastmaml.runs.checkpoint import CheckpointError
 from tests.training import ROOT, network, regression, same
 
 WEIGHT = torch.arange(6.0).reshape(2, 3)
@@ -150,7 +150,7 @@ def test_a_failed_write_leaves_the_former_one_and_no_litter(path, monkeypatch):
 
 SAVE_AND_DIE = """
 import sys
-from fastmaml import checkpoint
+from fastmaml.runs import checkpoint
 from tests.training import die_in
 die_in(sys.argv[2], int(sys.argv[3]))
 checkpoint.save(sys.argv[1], {"iteration": 8})

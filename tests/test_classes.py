@@ -13,7 +13,7 @@ from fastmaml.evaluation import Evaluation
 from fastmaml.recipes import CifarFsRecipe, MiniImagenetRecipe, OmniglotMLPRecipe, OmniglotRecipe, SinusoidRecipe
 from fastmaml.recipes import paper as papers
 from fastmaml.recipes.classes import counted
-from fastmaml.recipes.tables import evaluation_table
+from fastmaml.recipes.reports.tables import evaluation_table
 from fastmaml.tasks import Omniglot
 
 CLASSES = {"train": 64, "val": 16, "test": 20}

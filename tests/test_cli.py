@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import fastmaml
-from fastmaml import checkpoint
 from fastmaml.cli import main, parser
 from fastmaml.recipes import RECIPES
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run import CHECKPOINTS
-from fastmaml.run_folder import RunFolder
+from fastmaml.runs import checkpoint
+from fastmaml.runs.run_folder import RunFolder
 
 TINY = ["--iterations", "4", "--test-tasks", "6", "--test-steps", "2", "--no-progress"]
 

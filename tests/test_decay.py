@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastmaml import checkpoint
-from fastmaml.fused_adam import FusedAdam
 from fastmaml.recipes import RECIPES, SinusoidRecipe
 from fastmaml.recipes.decay import linear_decay
 from fastmaml.recipes.run import CHECKPOINTS, fit, train
+from fastmaml.runs import checkpoint
+from fastmaml.training.fused_adam import FusedAdam
 from tests.training import Hooked, adam, parameters, regression, same
 
 TINY = SinusoidRecipe(iterations=9, meta_batch=2, checkpoint_every=2, meta_lr=1e-3, meta_lr_decay=0.5)

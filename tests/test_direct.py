@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from fastmaml import MAML, FirstOrder, Samples, TaskBatch, direct
+from fastmaml import MAML, FirstOrder, Samples, TaskBatch
+from fastmaml.runtime import direct
 from tests.problems import ON_CPU, gradients, network, served_by, task_batch
 
 

@@ -5,7 +5,8 @@ import io
 import pytest
 import torch
 
-from fastmaml import MAML, Samples, TaskBatch, direct
+from fastmaml import MAML, Samples, TaskBatch
+from fastmaml.runtime import direct
 from tests.problems import gradients, network, served_by, task_batch
 
 pytestmark = pytest.mark.usefixtures("told_by")

@@ -5,8 +5,9 @@ import torch
 
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.evaluation import Evaluation, evaluate
+from fastmaml.evaluation.metrics import mean_ci95, task_accuracies
 from fastmaml.maml import MAML
-from fastmaml.metrics import mean_ci95, task_accuracies, task_losses
+from fastmaml.plan.task_losses import task_losses
 from fastmaml.tasks import Sinusoid
 from tests.test_adapted import Counting
 from tests.training import Blobs, Hooked, classifier, network, parameters, regression, same

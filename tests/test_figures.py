@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmaml import figures
-from fastmaml.figures import Course, Curve, Fit
+from fastmaml.recipes.reports import figures
+from fastmaml.recipes.reports.figures import Course, Curve, Fit
 
 X = np.linspace(-5, 5, 21)
 CURVES = [

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from fastmaml.fused_adam import FusedAdam
-from fastmaml.step import MetaStep
 from fastmaml.tasks import Sinusoid
+from fastmaml.training.fused_adam import FusedAdam
+from fastmaml.training.step import MetaStep
 from tests.problems import network
 from tests.training import parameters, regression
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from fastmaml import checkpoint
-from fastmaml.interrupts import Interrupts
+from fastmaml.runs import checkpoint
+from fastmaml.runs.interrupts import Interrupts
 from fastmaml.tasks import Sinusoid
 from tests.training import ROOT, Hooked, parameters, regression, same, trainer
 

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from fastmaml import logs
-from fastmaml.checkpoint import CheckpointError
 from fastmaml.evaluation import Evaluation
-from fastmaml.logs import CsvLog, RunLog
+from fastmaml.runs import logs
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runs.logs import CsvLog, RunLog
 from tests.training import ROOT
 
 COLUMNS = ("iteration", "loss", "accuracy")
@@ -146,5 +146,5 @@ def test_tensorboard_where_it_is_not_installed_is_an_error_that_says_what_to_do(
 
 
 def test_tensorboard_is_not_imported_unless_asked_for():
-    code = "import sys, fastmaml.trainer; sys.exit('torch.utils.tensorboard' in sys.modules)"
+    code = "import sys, fastmaml.training.trainer; sys.exit('torch.utils.tensorboard' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

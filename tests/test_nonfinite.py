@@ -5,13 +5,14 @@ import pickle
 import pytest
 import torch
 
-from fastmaml import checkpoint, nonfinite
-from fastmaml.adapted import Details
 from fastmaml.batch import Samples, TaskBatch
-from fastmaml.checkpoint import CheckpointError
 from fastmaml.maml import MAML
-from fastmaml.nonfinite import NonFiniteLoss
+from fastmaml.runs import checkpoint
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runtime.adapted import Details
 from fastmaml.tasks import Sinusoid
+from fastmaml.training import nonfinite
+from fastmaml.training.nonfinite import NonFiniteLoss
 from tests.training import Hooked, network, parameters, regression, same, trainer
 
 

@@ -6,7 +6,8 @@ import gc
 import pytest
 import torch
 
-from fastmaml import MAML, TaskBatch, ops
+from fastmaml import MAML, TaskBatch
+from fastmaml.runtime import ops
 from tests.problems import gradients, network, task_batch
 
 BACKEND = "aot_eager"  # compiles nothing, but traces and differentiates as inductor would

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn, optim
 
-from fastmaml import checkpoint, optimizer_state
-from fastmaml.checkpoint import CheckpointError
-from fastmaml.saved import Saved
+from fastmaml.runs import checkpoint, optimizer_state
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runs.saved import Saved
 
 MAKE = {
     "Adam": lambda p: optim.Adam(p, fused=True),

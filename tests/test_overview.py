@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmaml import figures
-from fastmaml.overview import Course, Words, overview
-from fastmaml.recipes import regression_overview
 from fastmaml.recipes.regression import RegressionFigure
+from fastmaml.recipes.reports import figures, regression_overview
+from fastmaml.recipes.reports.overview import Course, Words, overview
 from tests.test_figures import CURVES, FIT
 
 WORDS = Words("title", "curves", "courses", "caption")

@@ -142,7 +142,7 @@ def test_wide_instructions_are_in_their_own_functions_only(core):
 def test_everything_is_found_from_the_top_and_loaded_when_asked_for():
     program = """
 import sys, fastmaml
-later = ["fastmaml.rl", "fastmaml.tasks", "fastmaml.trainer"]
+later = ["fastmaml.rl", "fastmaml.tasks", "fastmaml.training.trainer"]
 assert not any(name in sys.modules for name in later), "loaded too early"
 assert all(getattr(fastmaml, name) is not None for name in fastmaml.__all__)
 assert set(fastmaml.__all__) <= set(dir(fastmaml))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fastmaml.packing import pack, unpack
+from fastmaml.runs.packing import pack, unpack
 
 
 def through_json(tree):

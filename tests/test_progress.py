@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from fastmaml import progress
-from fastmaml.progress import Progress
+from fastmaml.runs import progress
+from fastmaml.runs.progress import Progress
 from tests.training import Blobs, classifier, trainer
 
 

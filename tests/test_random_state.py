@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastmaml.random_state import check_state, set_state
+from fastmaml.runs.random_state import check_state, set_state
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 100, 623, 624, 625])

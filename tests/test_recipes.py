@@ -7,12 +7,12 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 import torch
 
-from fastmaml import checkpoint
 from fastmaml.gradients import FirstOrder, SecondOrder
 from fastmaml.recipes import POLICY_RECIPES, RECIPES, OmniglotMLPRecipe, SinusoidRecipe
 from fastmaml.recipes.options import options_of
+from fastmaml.recipes.reports.tables import evaluation_table, write_evaluation
 from fastmaml.recipes.run import CHECKPOINTS, drawn_on, judge, train
-from fastmaml.recipes.tables import evaluation_table, write_evaluation
+from fastmaml.runs import checkpoint
 from fastmaml.tasks import Episodes, Sinusoid
 
 TINY = SinusoidRecipe(iterations=6, test_tasks=8, test_steps=2, checkpoint_every=3)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fastmaml import checkpoint
-from fastmaml.checkpoint import CheckpointError
 from fastmaml.maml import MAML
+from fastmaml.runs import checkpoint
+from fastmaml.runs.checkpoint import CheckpointError
 from fastmaml.tasks import Sinusoid
-from fastmaml.trainer import Validation
+from fastmaml.training.trainer import Validation
 from tests.training import ROOT, Blobs, Hooked, adam, classifier, killable, network, parameters, regression, rows, same
 from tests.training import trainer as make_trainer
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from fastmaml.checkpoint import CheckpointError
-from fastmaml.run_folder import RunFolder
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runs.run_folder import RunFolder
 
 
 @pytest.fixture

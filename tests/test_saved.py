@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from fastmaml.checkpoint import CheckpointError
-from fastmaml.saved import LARGEST, Saved, counters
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runs.saved import LARGEST, Saved, counters
 
 
 @dataclass

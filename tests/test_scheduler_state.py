@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fastmaml import scheduler_state
-from fastmaml.checkpoint import CheckpointError
-from fastmaml.saved import Saved
+from fastmaml.runs import scheduler_state
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runs.saved import Saved
 
 
 def cosine():

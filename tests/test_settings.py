@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastmaml.settings import is_same, settings_of, written_by_forward
+from fastmaml.runtime.settings import is_same, settings_of, written_by_forward
 
 
 def test_settings_are_what_a_layer_computes_by():

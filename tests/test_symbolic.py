@@ -9,7 +9,7 @@ from torch import nn
 
 from fastmaml import MAML
 from fastmaml.plan import Plan
-from fastmaml.symbolic import symbolic_trace
+from fastmaml.plan.symbolic import symbolic_trace
 
 
 class Residual(nn.Module):

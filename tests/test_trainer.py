@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fastmaml import checkpoint
 from fastmaml.evaluation import evaluate
+from fastmaml.runs import checkpoint
 from fastmaml.tasks import Sinusoid
-from fastmaml.trainer import Validation
+from fastmaml.training.trainer import Validation
 from tests.training import Blobs, Hooked, adam, classifier, network, parameters, regression, rows, same, trainer
 
 

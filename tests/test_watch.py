@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastmaml import watch
-from fastmaml.watch import ModelWatch
+from fastmaml.runtime import watch
+from fastmaml.runtime.watch import ModelWatch
 
 
 @pytest.fixture(params=["dlpack", "attributes", "python"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastmaml.batch import Samples, TaskBatch
 from fastmaml.maml import MAML
 from fastmaml.tasks import Sinusoid
-from fastmaml.trainer import Trainer, Validation
+from fastmaml.training.trainer import Trainer, Validation
 
 ROOT = Path(__file__).parents[1]
 

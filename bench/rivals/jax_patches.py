@@ -10,7 +10,7 @@ from jax import Array
 
 from bench.problem import Problem
 from bench.rivals import Step, jax_jit
-from fastmaml.layers import Conv2dLayer
+from fastmaml.plan.layers import Conv2dLayer
 
 
 def prepare(problem: Problem) -> Step:

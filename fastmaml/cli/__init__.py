@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fastmaml.checkpoint import CheckpointError
 from fastmaml.cli import doctor, evaluate, reproduce, train, verify
 from fastmaml.cli.options import Parser
 from fastmaml.cli.version import Version
-from fastmaml.run_folder import FolderInUse
+from fastmaml.runs.checkpoint import CheckpointError
+from fastmaml.runs.run_folder import FolderInUse
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 

@@ -15,7 +15,7 @@ from fastmaml.cli.places import place
 from fastmaml.recipes import PolicyRecipe, Recipe
 from fastmaml.recipes.options import options_of
 from fastmaml.rl.trainer import TrainResult as PolicyTrainResult
-from fastmaml.trainer import TrainResult
+from fastmaml.training.trainer import TrainResult
 
 Kind = TypeVar("Kind", Recipe, PolicyRecipe)
 

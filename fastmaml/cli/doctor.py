@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from fastmaml.cli.common import add_threads, set_threads
-from fastmaml.doctor import report
+from fastmaml.cli.installation import report
 
 
 def add_to(commands: Any) -> None:

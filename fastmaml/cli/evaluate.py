@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastmaml import checkpoint
 from fastmaml.cli.common import add_threads, recipe_of, set_threads, warned
 from fastmaml.cli.options import add_options, flag, given
 from fastmaml.cli.places import check_file, place
@@ -14,9 +13,10 @@ from fastmaml.recipes import POLICY_RECIPES, RECIPES, PolicyRecipe, Recipe
 from fastmaml.recipes import run_policies as policies
 from fastmaml.recipes.divergence import divergence, untrained_loss
 from fastmaml.recipes.options import options_of
+from fastmaml.recipes.reports.tables import evaluation_table, write_evaluation
 from fastmaml.recipes.run import CHECKPOINTS, judge
-from fastmaml.recipes.tables import evaluation_table, write_evaluation
-from fastmaml.rl.video import check_path
+from fastmaml.rl.environments.video import check_path
+from fastmaml.runs import checkpoint
 
 OPTIONS = (
     "test_tasks", "test_steps", "test_shots", "test_queries", "shots", "queries",

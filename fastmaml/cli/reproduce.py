@@ -8,12 +8,13 @@ from typing import Any
 from fastmaml.cli.common import add_run_options, recipe_of, say, set_threads, stopped, trainer_options, warned
 from fastmaml.cli.options import Parser, add_options
 from fastmaml.cli.places import check_folder
-from fastmaml.figures import check_matplotlib
-from fastmaml.recipes import NavigationRecipe, policy_report
+from fastmaml.recipes import NavigationRecipe
 from fastmaml.recipes import run_policies as policies
 from fastmaml.recipes.divergence import divergence, untrained_loss
 from fastmaml.recipes.regression import Interrupted, Progress, RegressionFigure, learning_curves, methods
-from fastmaml.recipes.regression_report import result_table, write_report
+from fastmaml.recipes.reports import policy_report
+from fastmaml.recipes.reports.figures import check_matplotlib
+from fastmaml.recipes.reports.regression_report import result_table, write_report
 from fastmaml.recipes.run import write_text
 
 

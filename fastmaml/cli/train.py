@@ -9,13 +9,13 @@ from typing import Any
 from fastmaml.cli.common import add_run_options, recipe_of, say, set_threads, stopped, trainer_options, warned
 from fastmaml.cli.options import Parser, add_options
 from fastmaml.cli.places import check_folder
-from fastmaml.figures import check_matplotlib
 from fastmaml.recipes import POLICY_RECIPES, RECIPES, PolicyRecipe, Recipe
 from fastmaml.recipes import run_policies as policies
 from fastmaml.recipes.divergence import divergence, untrained_loss
+from fastmaml.recipes.reports.figures import check_matplotlib
+from fastmaml.recipes.reports.tables import evaluation_table, write_evaluation
 from fastmaml.recipes.run import judge, train
 from fastmaml.recipes.standing import standing
-from fastmaml.recipes.tables import evaluation_table, write_evaluation
 
 
 def add_to(commands: Any) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fastmaml.gradients import FirstOrder, GradientRule, SecondOrder
-from fastmaml.inner_lr import LearnLr
 from fastmaml.maml import MAML
+from fastmaml.plan.inner_lr import LearnLr
 from fastmaml.recipes.decay import check_share
 from fastmaml.recipes.options import check, check_device, option
 from fastmaml.tasks import TaskSource

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastmaml.baselines import fine_tuning, ordinary_regression, regression_source, tune_lr
 from fastmaml.evaluation import Evaluation, evaluate
 from fastmaml.maml import MAML
 from fastmaml.models import SinusoidMLP
+from fastmaml.recipes.baselines import fine_tuning, ordinary_regression, regression_source, tune_lr
 from fastmaml.recipes.options import option
 from fastmaml.recipes.run import EVALUATION_BATCH, check_folder, fit, train
 from fastmaml.recipes.sinusoid import SinusoidRecipe
 from fastmaml.recipes.standing import standing
 from fastmaml.tasks import Sinusoid
-from fastmaml.trainer import TrainResult
+from fastmaml.training.trainer import TrainResult
 
 SHOTS = (5, 10, 20)
 """K at test, of the paper's figure 6; figure 3 is K = 10, the table K = 5."""

@@ -12,14 +12,14 @@ import torch
 
 from fastmaml.recipes import paper
 from fastmaml.recipes.options import check, option
-from fastmaml.rl.ant import Ant
 from fastmaml.rl.environments import BatchedEnvironment, gymnasium
-from fastmaml.rl.locomotion import HalfCheetah
+from fastmaml.rl.environments.ant import Ant
+from fastmaml.rl.environments.locomotion import HalfCheetah
+from fastmaml.rl.environments.navigation import Navigation2D
+from fastmaml.rl.environments.scaled import ScaledActions
 from fastmaml.rl.meta import MetaPolicy, Settings
-from fastmaml.rl.navigation import Navigation2D
 from fastmaml.rl.outer import PPO, TRPO, Outer, PolicyGradient
 from fastmaml.rl.policies import GaussianPolicy
-from fastmaml.rl.scaled import ScaledActions
 from fastmaml.rl.trainer import Validation
 
 

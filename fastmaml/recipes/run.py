@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from fastmaml import checkpoint
 from fastmaml.evaluation import Evaluation, evaluate
 from fastmaml.maml import MAML
 from fastmaml.recipes.base import Recipe
 from fastmaml.recipes.decay import linear_decay
 from fastmaml.recipes.standing import CHECKPOINTS
+from fastmaml.runs import checkpoint
 from fastmaml.tasks import TaskSource
-from fastmaml.trainer import Trainer, TrainResult, Validation
+from fastmaml.training.trainer import Trainer, TrainResult, Validation
 
 EVALUATION_BATCH = 100  # tasks adapted at a time
 

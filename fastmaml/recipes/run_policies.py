@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fastmaml import policy_figures as figures
 from fastmaml.recipes.reinforcement import PolicyRecipe
+from fastmaml.recipes.reports import policy_figures as figures
+from fastmaml.recipes.reports.tables import plus_minus, table, write_csv
 from fastmaml.recipes.run import check_folder, description
-from fastmaml.recipes.tables import plus_minus, table, write_csv
-from fastmaml.rl import video
-from fastmaml.rl.environments import BatchedEnvironment
+from fastmaml.rl.environments import BatchedEnvironment, video
 from fastmaml.rl.logs import return_rows
 from fastmaml.rl.meta import Judged, MetaPolicy
 from fastmaml.rl.trainer import Trainer, TrainResult

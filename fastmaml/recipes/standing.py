@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastmaml import checkpoint
+from fastmaml.runs import checkpoint
 
 CHECKPOINTS = "checkpoints"
 """Where in the folder of a run a Trainer keeps its checkpoints."""

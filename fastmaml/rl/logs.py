@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fastmaml import logs
+from fastmaml.runs import logs
 
 
 class RunLog(logs.RunLog):

@@ -12,8 +12,8 @@ from torch import Tensor
 from fastmaml import engines
 from fastmaml.batch import Samples
 from fastmaml.engines.base import Engine, Linearised
-from fastmaml.inner_lr import InnerLrOf, by_slot
 from fastmaml.plan import InnerLr, Plan
+from fastmaml.plan.inner_lr import InnerLrOf, by_slot
 from fastmaml.rl.adaptation import Adaptation
 from fastmaml.rl.environments import BatchedEnvironment
 from fastmaml.rl.outer import Problem

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fastmaml.checkpoint import CheckpointError, check_tensors
 from fastmaml.rl.policies import Policy
 from fastmaml.rl.random_state import random_state, set_random_state
-from fastmaml.run_state import check_settings, fitting, restored_counters
-from fastmaml.saved import Saved
+from fastmaml.runs.checkpoint import CheckpointError, check_tensors
+from fastmaml.runs.run_state import check_settings, fitting, restored_counters
+from fastmaml.runs.saved import Saved
 
 
 @dataclass
@@ -37,7 +37,7 @@ class RunState:
         generator: draws tasks, first states and actions: all the randomness of a run. Between meta-iterations no
             episode is in flight, so that the simulators have no state of their own.
         settings: what must be the same for a resumed run to be the same run, as plain data.
-        config: whatever the user wants to find again in the checkpoint; see `fastmaml.packing.pack`.
+        config: whatever the user wants to find again in the checkpoint; see `fastmaml.runs.packing.pack`.
     """
 
     policy: Policy
@@ -47,7 +47,7 @@ class RunState:
     counters: Counters = dataclasses.field(default_factory=Counters)
 
     def capture(self) -> dict[str, Any]:
-        """The state of a checkpoint; `fastmaml.checkpoint.save` writes it."""
+        """The state of a checkpoint; `fastmaml.runs.checkpoint.save` writes it."""
         return {
             "iteration": self.counters.iteration,
             "model": self.policy.state_dict(),

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastmaml.interrupts import Interrupts
-from fastmaml.kept_loop import KeptLoop
-from fastmaml.logs import check_tensorboard
-from fastmaml.packing import pack
-from fastmaml.progress import Progress
 from fastmaml.rl.logs import RunLog, return_rows
 from fastmaml.rl.meta import MetaPolicy
 from fastmaml.rl.outer import Outer, Update
 from fastmaml.rl.run_state import RunState
-from fastmaml.run_folder import RunFolder
-from fastmaml.run_state import plain
-from fastmaml.trainer_arguments import check_counts
+from fastmaml.runs.interrupts import Interrupts
+from fastmaml.runs.kept_loop import KeptLoop
+from fastmaml.runs.logs import check_tensorboard
+from fastmaml.runs.packing import pack
+from fastmaml.runs.progress import Progress
+from fastmaml.runs.run_folder import RunFolder
+from fastmaml.runs.run_state import plain
+from fastmaml.training.arguments import check_counts
 
 _SMOOTHING = 0.2  # the return shown is a mean over about 5 meta-iterations
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmaml.batch import TaskBatch
-from fastmaml.random_state import set_state
+from fastmaml.runs.random_state import set_state
 
 
 class TaskSource(Protocol):

@@ -149,9 +149,9 @@ def test_the_binding_refuses_null_and_empty() -> None:
 
 def test_the_core_under_test_is_the_one_asked_for() -> None:
     import fastmaml
-    from fastmaml.engines import cpu
+    from fastmaml.engines.cpu import engine
 
-    assert fastmaml._core is cpu._core is core
+    assert fastmaml._core is engine._core is core
     folder = os.environ.get("FASTMAML_CORE")
     assert core.__file__ is not None
     assert folder is None or Path(core.__file__).parent == Path(folder).resolve()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmaml import MAML
-from fastmaml.engines.core_model import core_model
+from fastmaml.engines.cpu.model import core_model
 from fastmaml.plan import Plan
 from tests.csrc.conftest import core
 from tests.csrc.networks import network

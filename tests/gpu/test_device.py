@@ -10,12 +10,12 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
 from fastmaml import MAML, SecondOrder  # noqa: E402
-from fastmaml.captured import CapturedStep  # noqa: E402
 from fastmaml.engines import get  # noqa: E402
 from fastmaml.models import SinusoidMLP, omniglot_conv4  # noqa: E402
 from fastmaml.plan import InnerLr, Plan  # noqa: E402
 from fastmaml.tasks import QUARTER_TURNS, Episodes, Sinusoid  # noqa: E402
-from fastmaml.trainer import Trainer  # noqa: E402
+from fastmaml.training.captured import CapturedStep  # noqa: E402
+from fastmaml.training.trainer import Trainer  # noqa: E402
 from fastmaml.verify import CASES, Truth, build, measure, relative_errors  # noqa: E402
 from tests.problems import inner_lr, parameters_of, relative_error  # noqa: E402
 

@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastmaml.engines.gpu_network import blocks_of
+from fastmaml.engines.gpu.fused import blocks_of
 from fastmaml.kernels import conv as conv_kernels
 from fastmaml.kernels import conv_launch, flat, losses, mlp, norm_launch
 from fastmaml.kernels import head as heads

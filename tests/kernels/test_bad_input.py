@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fastmaml import MAML, SecondOrder
-from fastmaml.engines import gpu_memory
 from fastmaml.engines.gpu import GpuEngine
+from fastmaml.engines.gpu import memory as gpu_memory
 from fastmaml.kernels.mlp_launch import Needs
 from fastmaml.plan import InnerLr, Plan
 from tests.kernels.test_layered import conv4, images

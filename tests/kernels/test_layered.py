@@ -48,7 +48,7 @@ def test_a_mean_over_wider_maps_than_the_head_takes(gpu_engine, device):
 
 def test_gpus_whose_barriers_do_not_order_memory(gpu_engine, device, monkeypatch, launches):
     """Moments are then ended by a launch of their own, and no program reads what others wrote in the same launch."""
-    monkeypatch.setattr("fastmaml.engines.gpu._barriers_order_memory", lambda device: False)
+    monkeypatch.setattr("fastmaml.engines.gpu.engine._barriers_order_memory", lambda device: False)
     check(gpu_engine, device, conv4(depth=1), images(), steps=1, loss="cross_entropy")
     assert launches.count("_finish_kernel") > 0
     launches.clear()
@@ -107,7 +107,7 @@ def test_no_memory_is_made_between_launches(monkeypatch, module):
     monkeypatch.setattr(
         type(flat._sum_kernel), "__getitem__", lambda self, grid: lambda *args, **kwargs: events.append("launch")
     )
-    monkeypatch.setattr("fastmaml.engines.gpu._programs", lambda device: 2)
+    monkeypatch.setattr("fastmaml.engines.gpu.engine._programs", lambda device: 2)
     with MadeMemory(events):
         GpuEngine(devices=("meta",)).meta_gradient(plan, theta, InnerLr(theta, True, True), batch, 2, SecondOrder())
     assert events.count("launch") > 2
@@ -139,7 +139,7 @@ def test_padding_of_images_is_refused_and_never_taken_for_samples(gpu_engine, de
 
 
 def test_one_launch_is_for_gpus_whose_barriers_order_global_memory(monkeypatch):
-    from fastmaml.engines import gpu
+    from fastmaml.engines.gpu import engine as gpu
 
     plan, devices = Plan.of(network()), [torch.device(name) for name in ("cpu", "cuda", "xpu")]
     monkeypatch.setattr(torch.version, "hip", None)

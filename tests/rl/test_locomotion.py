@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastmaml.rl import Rewards
-from fastmaml.rl.locomotion import ANT_REWARDS, CHEETAH_REWARDS
+from fastmaml.rl.environments.locomotion import ANT_REWARDS, CHEETAH_REWARDS
 from tests.rl.robots import GYMNASIUM_REWARDS, ROBOTS, make, put, started
 
 pytestmark = pytest.mark.parametrize("robot", ROBOTS)

@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 
-from fastmaml import checkpoint
 from fastmaml.cli import main
 from fastmaml.recipes import POLICY_RECIPES
 from fastmaml.recipes.options import options_of
 from fastmaml.recipes.run_policies import divergence
 from fastmaml.rl import PPO, TRPO, PolicyGradient
 from fastmaml.rl.meta import Judged
+from fastmaml.runs import checkpoint
 
 SHORT = ["--iterations", "2", "--meta-batch", "2", "--episodes", "2", "--test-tasks", "3"]
 SHORT += ["--test-episodes", "2", "--validation-tasks", "2", "--no-progress"]

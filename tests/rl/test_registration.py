@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from fastmaml.rl import Ant, GymnasiumEnvironment, HalfCheetah, MissingDependency
-from fastmaml.rl.registration import ENTRY_POINTS
+from fastmaml.rl.environments.registration import ENTRY_POINTS
 
 
 @pytest.mark.filterwarnings("ignore:.*observation space m.*imum value is:UserWarning")  # they are unbounded
@@ -42,7 +42,7 @@ def test_a_missing_package_names_the_extra(robot, package, monkeypatch):
 @pytest.mark.parametrize("robot", ["HalfCheetah", "Ant"])
 def test_a_missing_mujoco_names_the_extra_through_gymnasium_too(robot, monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    monkeypatch.delitem(sys.modules, "fastmaml.rl.locomotion_env", raising=False)
+    monkeypatch.delitem(sys.modules, "fastmaml.rl.environments.locomotion_env", raising=False)
     with pytest.raises(MissingDependency, match=r"pip install 'fastmaml\[rl\]'"):
         gymnasium.make(f"fastmaml/{robot}Direction-v0")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmaml import checkpoint
-from fastmaml.checkpoint import CheckpointError
 from fastmaml.rl.meta import MetaPolicy, Settings
 from fastmaml.rl.outer import PPO, TRPO
 from fastmaml.rl.policies import GaussianPolicy
 from fastmaml.rl.trainer import Trainer, Validation
+from fastmaml.runs import checkpoint
+from fastmaml.runs.checkpoint import CheckpointError
 from tests.rl.problems import Corridor, corridor
 from tests.training import ROOT, rows, same
 

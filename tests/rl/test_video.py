@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 
 from fastmaml.cli import main
 from fastmaml.recipes import POLICY_RECIPES
-from fastmaml.rl import video
+from fastmaml.rl.environments import video
 from tests.rl.test_recipes import TINY
 
 ROOT = Path(__file__).parents[2]

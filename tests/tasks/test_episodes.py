@@ -53,7 +53,7 @@ def test_moved_episodes_are_drawn_on_their_device_and_the_first_stay():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 def test_a_run_on_a_gpu_draws_there():
-    from fastmaml.trainer_arguments import open_stream
+    from fastmaml.training.arguments import open_stream
 
     episodes = Episodes(torch.randint(256, (6, 4, 5, 5), dtype=torch.uint8), ways=3, shots=1).to("cuda")
     first, again = (next(open_stream(episodes, 2, seed=3)) for _ in range(2))

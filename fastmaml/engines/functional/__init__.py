@@ -1,0 +1,9 @@
+"""torch.func as an engine."""
+
+from fastmaml.engines.functional.engine import (
+    FunctionalEngine,
+)
+
+__all__ = [
+    "FunctionalEngine",
+]

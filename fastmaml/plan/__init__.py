@@ -1,0 +1,35 @@
+"""A network as layers with shapes, and how it is read off an nn.Module."""
+
+from fastmaml.plan.plan import (
+    AppendLayer,
+    BatchNormLayer,
+    Conv2dLayer,
+    FlattenLayer,
+    InnerLr,
+    Layer,
+    LinearLayer,
+    MaxPoolLayer,
+    ParameterSlot,
+    Plan,
+    ReLULayer,
+    SpatialMeanLayer,
+    TanhLayer,
+    matching,
+)
+
+__all__ = [
+    "AppendLayer",
+    "BatchNormLayer",
+    "Conv2dLayer",
+    "FlattenLayer",
+    "InnerLr",
+    "Layer",
+    "LinearLayer",
+    "MaxPoolLayer",
+    "ParameterSlot",
+    "Plan",
+    "ReLULayer",
+    "SpatialMeanLayer",
+    "TanhLayer",
+    "matching",
+]

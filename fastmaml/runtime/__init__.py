@@ -1,0 +1,1 @@
+"""A model bound to its engines: options, admission, adaptation, autograd."""
