@@ -1,21 +1,18 @@
 """A network as layers with shapes, and how it is read off an nn.Module."""
 
-from fastmaml.plan.plan import (
+from fastmaml.plan.layers import (
     AppendLayer,
     BatchNormLayer,
     Conv2dLayer,
     FlattenLayer,
-    InnerLr,
     Layer,
     LinearLayer,
     MaxPoolLayer,
-    ParameterSlot,
-    Plan,
     ReLULayer,
     SpatialMeanLayer,
     TanhLayer,
-    matching,
 )
+from fastmaml.plan.plan import InnerLr, ParameterSlot, Plan, matching
 
 __all__ = [
     "AppendLayer",

@@ -21,29 +21,9 @@ from fastmaml.plan.layers import (
     FlattenLayer,
     Layer,
     LinearLayer,
-    MaxPoolLayer,
-    ReLULayer,
-    SpatialMeanLayer,
-    TanhLayer,
 )
 from fastmaml.plan.shapes import sample_shapes, takes_images
 from fastmaml.plan.statistics import uses_statistics, without_statistics
-
-__all__ = [
-    "AppendLayer",
-    "BatchNormLayer",
-    "Conv2dLayer",
-    "FlattenLayer",
-    "InnerLr",
-    "Layer",
-    "LinearLayer",
-    "MaxPoolLayer",
-    "ParameterSlot",
-    "Plan",
-    "ReLULayer",
-    "SpatialMeanLayer",
-    "TanhLayer",
-]
 
 
 @dataclass(frozen=True)
