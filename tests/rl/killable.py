@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.rl.test_trainer import trainer
-from tests.training import die_in
+from tests.small_runs import die_in
 
 if __name__ == "__main__":
     die_in(sys.argv[2], int(sys.argv[3]))

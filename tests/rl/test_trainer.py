@@ -17,7 +17,7 @@ from fastmaml.rl.trainer import Trainer, Validation
 from fastmaml.runs import checkpoint
 from fastmaml.runs.checkpoint import CheckpointError
 from tests.rl.problems import Corridor, corridor
-from tests.training import ROOT, rows, same
+from tests.small_runs import ROOT, rows, same
 
 
 def trainer(folder, iterations=6, seed=0, outer=None, **options):

@@ -16,8 +16,20 @@ from fastmaml.runs import checkpoint
 from fastmaml.runs.checkpoint import CheckpointError
 from fastmaml.tasks import Sinusoid
 from fastmaml.training.trainer import Validation
-from tests.training import ROOT, Blobs, Hooked, adam, classifier, killable, network, parameters, regression, rows, same
-from tests.training import trainer as make_trainer
+from tests.small_runs import (
+    ROOT,
+    Blobs,
+    Hooked,
+    adam,
+    classifier,
+    killable,
+    network,
+    parameters,
+    regression,
+    rows,
+    same,
+)
+from tests.small_runs import trainer as make_trainer
 
 
 class Crash(Exception):
@@ -92,7 +104,7 @@ def test_accuracy_and_the_global_generator_are_resumed_too(tmp_path, crash):
 
 
 def start(folder, *arguments):
-    command = [sys.executable, "-m", "tests.training", str(folder), *arguments]
+    command = [sys.executable, "-m", "tests.small_runs", str(folder), *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

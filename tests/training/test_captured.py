@@ -11,8 +11,8 @@ from fastmaml.tasks.ahead import Ahead
 from fastmaml.training.captured import CapturedStep, capture_obstacle
 from fastmaml.training.nonfinite import NonFiniteStep
 from fastmaml.training.step import MetaStep
+from tests.small_runs import Blobs, adam, classifier, parameters, regression, same, trainer
 from tests.tape import Tape, record_kernels
-from tests.training import Blobs, adam, classifier, parameters, regression, same, trainer
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from fastmaml.tasks import Sinusoid
 from fastmaml.training.fused_adam import FusedAdam
 from fastmaml.training.step import MetaStep
 from tests.problems import network
-from tests.training import parameters, regression
+from tests.small_runs import parameters, regression
 
 
 def give_gradients(model, seed):

@@ -6,7 +6,7 @@ import pytest
 
 from fastmaml.runs import progress
 from fastmaml.runs.progress import Progress
-from tests.training import Blobs, classifier, trainer
+from tests.small_runs import Blobs, classifier, trainer
 
 
 class Terminal(io.StringIO):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from fastmaml.runs import checkpoint
 from fastmaml.runs.checkpoint import CheckpointError
-from tests.training import ROOT, network, regression, same
+from tests.small_runs import ROOT, network, regression, same
 
 WEIGHT = torch.arange(6.0).reshape(2, 3)
 STATE = {"iteration": 7, "model": {"weight": WEIGHT}, "settings": {"lr": 0.1, "betas": (0.9, 1)}}
@@ -151,7 +151,7 @@ def test_a_failed_write_leaves_the_former_one_and_no_litter(path, monkeypatch):
 SAVE_AND_DIE = """
 import sys
 from fastmaml.runs import checkpoint
-from tests.training import die_in
+from tests.small_runs import die_in
 die_in(sys.argv[2], int(sys.argv[3]))
 checkpoint.save(sys.argv[1], {"iteration": 8})
 """

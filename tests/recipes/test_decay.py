@@ -13,7 +13,7 @@ from fastmaml.recipes.decay import linear_decay
 from fastmaml.recipes.run import CHECKPOINTS, fit, train
 from fastmaml.runs import checkpoint
 from fastmaml.training.fused_adam import FusedAdam
-from tests.training import Hooked, adam, parameters, regression, same
+from tests.small_runs import Hooked, adam, parameters, regression, same
 
 TINY = SinusoidRecipe(iterations=9, meta_batch=2, checkpoint_every=2, meta_lr=1e-3, meta_lr_decay=0.5)
 

@@ -8,7 +8,7 @@ from fastmaml.evaluation import evaluate
 from fastmaml.runs import checkpoint
 from fastmaml.tasks import Sinusoid
 from fastmaml.training.trainer import Validation
-from tests.training import Blobs, Hooked, adam, classifier, network, parameters, regression, rows, same, trainer
+from tests.small_runs import Blobs, Hooked, adam, classifier, network, parameters, regression, rows, same, trainer
 
 
 def by_hand(maml, source, optimizer, iterations=12, meta_batch=3, seed=0, clip=lambda ps: None, scheduler=None):

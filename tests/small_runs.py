@@ -1,4 +1,4 @@
-"""Small training runs for tests; as a script, one that can be killed: python -m tests.training LOG_DIR [...]."""
+"""Small training runs for tests; as a script, one that can be killed: python -m tests.small_runs LOG_DIR [...]."""
 
 from __future__ import annotations
 

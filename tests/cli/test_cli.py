@@ -319,7 +319,7 @@ def test_ctrl_c_saves_and_ends_with_130(tmp_path):
         "--threads",
         "1",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     wait_until(lambda: (tmp_path / "train.csv").exists() and (tmp_path / "train.csv").read_text().count("\n") > 1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -332,7 +332,7 @@ def test_ctrl_c_saves_and_ends_with_130(tmp_path):
 def test_a_reader_that_goes_away_is_no_traceback():
     command = f"{sys.executable} -m fastmaml verify --only T7 | head -1"
     done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=os.environ
+        command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=os.environ
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.startswith("Relative error")
@@ -362,7 +362,7 @@ def test_version_is_one_line(capsys):
 def test_version_of_a_core_that_does_not_load():
     environment = os.environ | {"FASTMAML_ISA": "nonsense"}
     command = [sys.executable, "-m", "fastmaml", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment)
     assert done.returncode == 0
     assert "a C++ core that does not load (" in done.stdout
     assert "nonsense" in done.stdout

@@ -9,8 +9,8 @@ from fastmaml.evaluation.metrics import mean_ci95, task_accuracies
 from fastmaml.maml import MAML
 from fastmaml.plan.task_losses import task_losses
 from fastmaml.tasks import Sinusoid
-from tests.test_adapted import Counting
-from tests.training import Blobs, Hooked, classifier, network, parameters, regression, same
+from tests.runtime.test_adapted import Counting
+from tests.small_runs import Blobs, Hooked, classifier, network, parameters, regression, same
 
 
 def by_hand(model, loss, support, query, lr, steps):

@@ -11,7 +11,7 @@ from fastmaml.evaluation import Evaluation
 from fastmaml.runs import logs
 from fastmaml.runs.checkpoint import CheckpointError
 from fastmaml.runs.logs import CsvLog, RunLog
-from tests.training import ROOT
+from tests.small_runs import ROOT
 
 COLUMNS = ("iteration", "loss", "accuracy")
 

@@ -13,7 +13,7 @@ from fastmaml.runtime.adapted import Details
 from fastmaml.tasks import Sinusoid
 from fastmaml.training import nonfinite
 from fastmaml.training.nonfinite import NonFiniteLoss
-from tests.training import Hooked, network, parameters, regression, same, trainer
+from tests.small_runs import Hooked, network, parameters, regression, same, trainer
 
 
 def overflow(at, tasks):

@@ -12,7 +12,7 @@ import pytest
 from fastmaml.runs import checkpoint
 from fastmaml.runs.interrupts import Interrupts
 from fastmaml.tasks import Sinusoid
-from tests.training import ROOT, Hooked, parameters, regression, same, trainer
+from tests.small_runs import ROOT, Hooked, parameters, regression, same, trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -104,7 +104,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 
 
 def test_a_process_exits_cleanly_after_ctrl_c(tmp_path):
-    command = [sys.executable, "-m", "tests.training", str(tmp_path), "--iterations", "1000000"]
+    command = [sys.executable, "-m", "tests.small_runs", str(tmp_path), "--iterations", "1000000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "train.csv"
     while not (log.exists() and log.stat().st_size > 100):  # it runs

@@ -9,7 +9,7 @@ from PIL import Image
 from fastmaml.recipes.regression import RegressionFigure
 from fastmaml.recipes.reports import figures, regression_overview
 from fastmaml.recipes.reports.overview import Course, Words, overview
-from tests.test_figures import CURVES, FIT
+from tests.recipes.test_figures import CURVES, FIT
 
 WORDS = Words("title", "curves", "courses", "caption")
 COURSES = [Course("MAML", [100, 200], [3.0, 0.7]), Course("oracle", [100, 200], [1.0, 0.01])]
