@@ -36,7 +36,7 @@ bound.
 from __future__ import annotations
 
 from fastmaml.plan import Conv2dLayer, LinearLayer, Plan
-from fastmaml.plan.shapes import sample_shapes
+from fastmaml.plan.layers import sample_shapes
 
 
 def necessary(
@@ -60,7 +60,7 @@ def necessary(
     if not weights:
         return 0
     # A batch norm in front has parameters, so that the input of the first linear layer has a tangent after all.
-    first = next(layer for layer in plan.layers if hasattr(layer, "weight"))
+    first = next(layer for layer in plan.layers if layer.inputs)
     leads = isinstance(first, (LinearLayer, Conv2dLayer))
     total = sum(_hidden(w, support, query, steps) for w in weights[leads:])
     if leads:
@@ -77,11 +77,11 @@ def _weights(plan: Plan, sample: tuple[int, ...]) -> list[int]:
     weights = []
     for layer, before, after in zip(plan.layers or (), shapes, shapes[1:], strict=False):
         if isinstance(layer, LinearLayer):
-            weights.append(layer.in_features * layer.out_features)
+            weights.append(layer.inputs * layer.outputs)
         elif isinstance(layer, Conv2dLayer):
             windows = zip(layer.kernel, layer.stride, layer.padding, before[1:], after[1:], strict=True)
             down, across = (taps_inside(*window) for window in windows)
-            weights.append(down * across * layer.in_channels * layer.out_channels)
+            weights.append(down * across * layer.inputs * layer.outputs)
     return weights
 
 
@@ -100,6 +100,6 @@ def _hidden(weights: int, n: int, m: int, k: int) -> int:
 
 
 def _first_by_gram(layer: LinearLayer, n: int, m: int, k: int) -> int:
-    weights = 4 * layer.in_features * layer.out_features * (n + m)
-    grams = layer.in_features * (n * (n + 1) + 2 * n * m)
-    return weights + grams + 4 * layer.out_features * (n * n * (k - 1) + n * m)
+    weights = 4 * layer.inputs * layer.outputs * (n + m)
+    grams = layer.inputs * (n * (n + 1) + 2 * n * m)
+    return weights + grams + 4 * layer.outputs * (n * n * (k - 1) + n * m)

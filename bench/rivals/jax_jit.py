@@ -21,7 +21,6 @@ from fastmaml.plan import (
     LinearLayer,
     MaxPoolLayer,
     Plan,
-    ReLULayer,
     SpatialMeanLayer,
 )
 
@@ -72,15 +71,15 @@ def _forward(plan: Plan, parameters: Parameters, x: Array, convolve: Convolution
             x = x.reshape(x.shape[0], -1)
         elif isinstance(layer, LinearLayer):
             x = x @ parameters[layer.weight].T
-            x = x if layer.bias is None else x + parameters[layer.bias]
+            x = x if layer.bias < 0 else x + parameters[layer.bias]
         elif isinstance(layer, BatchNormLayer):
             axes = (0, *range(2, x.ndim))
-            x = (x - x.mean(axes, keepdims=True)) * jax.lax.rsqrt(x.var(axes, keepdims=True) + layer.eps)
-            x = x if layer.weight is None else x * _by_channel(parameters[layer.weight], x)
-            x = x if layer.bias is None else x + _by_channel(parameters[layer.bias], x)
+            x = (x - x.mean(axes, keepdims=True)) * jax.lax.rsqrt(x.var(axes, keepdims=True) + layer.constants[0])
+            x = x if layer.weight < 0 else x * _by_channel(parameters[layer.weight], x)
+            x = x if layer.bias < 0 else x + _by_channel(parameters[layer.bias], x)
         elif isinstance(layer, Conv2dLayer):
             x = convolve(x, parameters[layer.weight], layer)
-            x = x if layer.bias is None else x + _by_channel(parameters[layer.bias], x)
+            x = x if layer.bias < 0 else x + _by_channel(parameters[layer.bias], x)
         elif isinstance(layer, MaxPoolLayer):
             window, stride = (1, 1, *layer.kernel), (1, 1, *layer.stride)
             padding = [(0, 0), (0, 0), *((pad, pad) for pad in layer.padding)]
@@ -88,7 +87,7 @@ def _forward(plan: Plan, parameters: Parameters, x: Array, convolve: Convolution
         elif isinstance(layer, SpatialMeanLayer):
             x = x.mean(axis=(2, 3))
         else:
-            x = jax.nn.relu(x) if isinstance(layer, ReLULayer) else jnp.tanh(x)
+            x = getattr(jax.nn, layer.kind)(x, *layer.constants)
     return x
 
 

@@ -8,9 +8,8 @@ from fastmaml.plan.layers import (
     Layer,
     LinearLayer,
     MaxPoolLayer,
-    ReLULayer,
+    PointwiseLayer,
     SpatialMeanLayer,
-    TanhLayer,
 )
 from fastmaml.plan.plan import InnerLr, ParameterSlot, Plan, matching
 
@@ -25,8 +24,7 @@ __all__ = [
     "MaxPoolLayer",
     "ParameterSlot",
     "Plan",
-    "ReLULayer",
+    "PointwiseLayer",
     "SpatialMeanLayer",
-    "TanhLayer",
     "matching",
 ]

@@ -14,15 +14,7 @@ from torch._utils import _flatten_dense_tensors  # torch.cat of reshape(-1) in o
 from torch.nn.parameter import UninitializedParameter
 
 from fastmaml import losses
-from fastmaml.plan.layers import (
-    AppendLayer,
-    BatchNormLayer,
-    Conv2dLayer,
-    FlattenLayer,
-    Layer,
-    LinearLayer,
-)
-from fastmaml.plan.shapes import sample_shapes, takes_images
+from fastmaml.plan.layers import FlattenLayer, Layer, sample_shapes
 from fastmaml.plan.statistics import uses_statistics, without_statistics
 
 
@@ -115,27 +107,18 @@ class Plan:
         """Features of one sample, flattened; None without layers, and of images, whose size no layer need fix."""
         if self.takes_images:
             return None
-        for layer in self.layers or ():
-            if isinstance(layer, (LinearLayer, BatchNormLayer)):
-                return layer.in_features if isinstance(layer, LinearLayer) else layer.features
-        return None
+        return next((layer.inputs for layer in self.layers or () if layer.inputs), None)
 
     @cached_property
     def num_outputs(self) -> int | None:
         """Outputs of one sample; None without layers."""
-        for layer in reversed(self.layers or ()):
-            if isinstance(layer, AppendLayer):
-                return layer.features + layer.count
-            if isinstance(layer, LinearLayer):
-                return layer.out_features
-            if isinstance(layer, (BatchNormLayer, Conv2dLayer)):
-                return layer.features if isinstance(layer, BatchNormLayer) else layer.out_channels
-        return None
+        last = next((layer for layer in reversed(self.layers or ()) if layer.inputs), None)
+        return None if last is None else last.outputs or last.inputs
 
     @cached_property
     def takes_images(self) -> bool:
         """Whether the layers take samples [channels, H, W]."""
-        return takes_images(self.layers or ())
+        return any(layer.on_images for layer in self.layers or ())
 
     @cached_property
     def has_batch_norm(self) -> bool:

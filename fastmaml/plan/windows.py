@@ -6,17 +6,10 @@ from typing import Any
 
 from torch import nn
 
-ACCEPTED = (
-    "a straight line of Linear, BatchNorm1d, ReLU, Tanh and Flatten, after Conv2d, BatchNorm2d, MaxPool2d and the "
-    "mean over all pixels, and fastmaml.models.Append at the end"
-)
+from fastmaml.plan.layers import Pair
+from fastmaml.plan.obstacle import Obstacle
+
 MOST_TAPS = 15 * 15
-
-Pair = tuple[int, int]
-
-
-class Obstacle(Exception):
-    """Why a module is no straight line of layers, in words that name the layer."""
 
 
 def conv_window(module: nn.Conv2d, name: str) -> tuple[Pair, Pair, Pair]:

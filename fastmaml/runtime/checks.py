@@ -122,7 +122,7 @@ def check_inputs(name: str, x: Tensor, plan: Plan, like: Tensor) -> None:
 
 def check_counts(name: str, samples: int, plan: Plan) -> None:
     """Batch norm needs two samples: ValueError for one."""
-    norms = [layer for layer in plan.layers or () if isinstance(layer, BatchNormLayer) and not layer.images]
+    norms = [layer for layer in plan.layers or () if isinstance(layer, BatchNormLayer) and not layer.on_images]
     if norms and samples < 2:
         raise ValueError(
             f"{name}: given {samples} sample a task, but batch norm (layer '{norms[0].name}') needs at least 2 to "

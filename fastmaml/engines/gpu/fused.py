@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fastmaml.kernels.mlp_network import MAX_OUTPUTS, Block
-from fastmaml.plan import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, Plan, ReLULayer, TanhLayer
+from fastmaml.plan import AppendLayer, BatchNormLayer, FlattenLayer, Layer, LinearLayer, Plan, PointwiseLayer
 
 
 def blocks_of(plan: Plan) -> tuple[Block, ...] | str:
     """The plan as blocks Linear (BatchNorm) (activation), or why it is no line of such blocks."""
-    offsets: dict[int | None, int | None] = {None: None}
+    offsets: dict[int, int | None] = {-1: None}
     offsets |= {index: slot.offset for index, slot in enumerate(plan.slots)}
     if plan.takes_images:
         return "it takes images"
@@ -26,7 +26,7 @@ def blocks_of(plan: Plan) -> tuple[Block, ...] | str:
     return tuple(blocks)
 
 
-def _next_block(layers: list[Layer], offsets: dict[int | None, int | None]) -> Block | str:
+def _next_block(layers: list[Layer], offsets: dict[int, int | None]) -> Block | str:
     """Takes the layers of one block off the front."""
     linear = layers.pop(0)
     if not isinstance(linear, LinearLayer):
@@ -35,22 +35,21 @@ def _next_block(layers: list[Layer], offsets: dict[int | None, int | None]) -> B
             "it takes Linear, then at most one BatchNorm1d, then at most one ReLU or Tanh"
         )
     norm = layers.pop(0) if layers and isinstance(layers[0], BatchNormLayer) else None
-    unit = layers.pop(0) if layers and isinstance(layers[0], (ReLULayer, TanhLayer)) else None
-    activation = "none" if unit is None else "relu" if isinstance(unit, ReLULayer) else "tanh"
+    unit = layers.pop(0) if layers and isinstance(layers[0], PointwiseLayer) else None
+    activation = "none" if unit is None else unit.kind
     weight = offsets[linear.weight]
     assert weight is not None
     if layers and isinstance(layers[0], AppendLayer):
         extra = layers.pop(0)
-        assert isinstance(extra, AppendLayer)
-        append = offsets[extra.value]
+        append = offsets[extra.bias]
         assert append is not None
-        outputs = linear.out_features + extra.count
+        appended = extra.outputs - linear.outputs
         return Block(
-            linear.in_features, outputs, weight, offsets[linear.bias], activation=activation, appended=extra.count,
+            linear.inputs, extra.outputs, weight, offsets[linear.bias], activation=activation, appended=appended,
             append=append,
         )  # fmt: skip
-    block = Block(linear.in_features, linear.out_features, weight, offsets[linear.bias], activation=activation)
+    block = Block(linear.inputs, linear.outputs, weight, offsets[linear.bias], activation=activation)
     if not isinstance(norm, BatchNormLayer):
         return block
     places = {"scale": offsets[norm.weight], "shift": offsets[norm.bias]}
-    return Block(**{**vars(block), **places, "norm": True, "eps": norm.eps})
+    return Block(**{**vars(block), **places, "norm": True, "eps": norm.constants[0]})

@@ -16,7 +16,6 @@ from fastmaml.plan import (
     LinearLayer,
     MaxPoolLayer,
     Plan,
-    ReLULayer,
     SpatialMeanLayer,
 )
 
@@ -54,7 +53,7 @@ def stages_of(plan: Plan, sample: tuple[int, ...]) -> tuple[Stage, ...]:
     Raises:
         RuntimeError: where the kernels do not take maps of such a size.
     """
-    offsets = [slot.offset for slot in plan.slots]
+    offsets = [*(slot.offset for slot in plan.slots), -1]  # -1, no slot, finds the last
     maps = sample if len(sample) == 3 else (0, 1, 1)  # channels, height, width
     stages: list[Stage] = []
     for layer in plan.layers or ():
@@ -65,7 +64,7 @@ def stages_of(plan: Plan, sample: tuple[int, ...]) -> tuple[Stage, ...]:
         elif isinstance(layer, AppendLayer):
             conv = stages[-1].conv
             longer = replace(
-                conv, outputs=conv.outputs + layer.count, appended=layer.count, append=offsets[layer.value]
+                conv, outputs=layer.outputs, appended=layer.outputs - conv.outputs, append=offsets[layer.bias]
             )
             stages[-1] = Stage(longer)
         elif not isinstance(layer, FlattenLayer):
@@ -98,17 +97,17 @@ def _window_obstacle(layer: Layer) -> str | None:
 
 
 def _conv(layer: Conv2dLayer | LinearLayer, maps: tuple[int, ...], offsets: list[int]) -> Conv:
-    places = (offsets[layer.weight], -1 if layer.bias is None else offsets[layer.bias])
+    places = (offsets[layer.weight], offsets[layer.bias])
     if isinstance(layer, LinearLayer):
-        return Conv(layer.in_features, layer.out_features, 1, 1, 1, 1, 0, *places)
+        return Conv(layer.inputs, layer.outputs, 1, 1, 1, 1, 0, *places)
     window = (layer.kernel[0], layer.stride[0], layer.padding[0])
-    return Conv(layer.in_channels, layer.out_channels, maps[1], maps[2], *window, *places)
+    return Conv(layer.inputs, layer.outputs, maps[1], maps[2], *window, *places)
 
 
 def _with(unit: Unit, layer: Layer, offsets: list[int]) -> Unit:
     if isinstance(layer, BatchNormLayer):
-        scale, shift = (-1 if slot is None else offsets[slot] for slot in (layer.weight, layer.bias))
-        return replace(unit, norm=True, scale=scale, shift=shift, eps=layer.eps)
+        scale, shift = offsets[layer.weight], offsets[layer.bias]
+        return replace(unit, norm=True, scale=scale, shift=shift, eps=layer.constants[0])
     if isinstance(layer, MaxPoolLayer):
         return replace(unit, window=layer.kernel[0])
     if isinstance(layer, SpatialMeanLayer):
@@ -118,4 +117,4 @@ def _with(unit: Unit, layer: Layer, offsets: list[int]) -> Unit:
                 f"ones up to {MAX_MEAN}×{MAX_MEAN}"
             )
         return replace(unit, pool="mean", window=unit.width)
-    return replace(unit, activation="relu" if isinstance(layer, ReLULayer) else "tanh")
+    return replace(unit, activation=layer.kind)
